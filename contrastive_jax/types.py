@@ -1,0 +1,54 @@
+"""Names shared by every layer: arrays, the batch contract, refusals.
+
+The batch contract (every field leads with the instance axis b):
+
+=========================  =====================  ==================================================
+field                      type                   meaning
+=========================  =====================  ==================================================
+raw fields of the source   e.g. image uint8       what the data source delivers
+``view_0 ... view_{V-1}``  float32 [b, ...]       made on the device from the raw fields
+``id``                     int32 [b]              equal ids are positives; -1 is never a positive
+``label``                  int32 [b]              class, where the source has one; -1 is unknown
+``index``                  int32 [b]              row of the data set
+``mask``                   bool [b]               False is padding
+``log_q``                  float32 [b]            log sampling probability, where it is not uniform
+=========================  =====================  ==================================================
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+Array = jax.Array
+Batch = Mapping[str, Array]
+Features = Any  # a pytree whose leaves lead with the instance axis
+Params = Any
+State = Any
+Metrics = dict[str, Array]
+
+
+class Refusal(ValueError):
+  """Input that cannot be used: one line that names what was given and what is needed.
+
+  The command line prints it and ends with exit code 2; libraries can catch it as ValueError.
+  """
+
+
+class Embedded(NamedTuple):
+  """One split of a data set, embedded; rows in data set order, without padding."""
+
+  features: Array | np.ndarray  # [n, d] backbone output, before the projection head: what probes use
+  projection: Array | np.ndarray  # [n, p] unit-norm output of the projection head: what the loss sees
+  label: np.ndarray  # [n] int32, -1 where unknown
+  index: np.ndarray  # [n] int32, row of the data set
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+  """Ends a refusal: the nearest valid spelling if there is one, and what is known."""
+  known = sorted(known)
+  close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+  hint = f"; did you mean '{close[0]}'?" if close else ''
+  return f'{hint} (known: {", ".join(known)})'
