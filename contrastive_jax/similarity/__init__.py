@@ -1,1 +1,39 @@
+"""Rows against columns: the operator that every pairwise loss and evaluator is written against."""
 
+from contrastive_jax.similarity.folds import Chunked, Dense, Fold, Local, Ring
+from contrastive_jax.similarity.operator import Similarity
+from contrastive_jax.similarity.terms import (
+  Pair,
+  Term,
+  dot,
+  logsumexp,
+  maximum,
+  mean,
+  minimum,
+  negative,
+  positive,
+  top,
+  total,
+  valid,
+)
+
+__all__ = [
+  'Chunked',
+  'Dense',
+  'Fold',
+  'Local',
+  'Pair',
+  'Ring',
+  'Similarity',
+  'Term',
+  'dot',
+  'logsumexp',
+  'maximum',
+  'mean',
+  'minimum',
+  'negative',
+  'positive',
+  'top',
+  'total',
+  'valid',
+]

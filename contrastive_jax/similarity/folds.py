@@ -1,0 +1,130 @@
+"""Where and how a similarity is folded: the choices a caller can name, and the rule that resolves them.
+
+A fold never changes a value, only the memory, the time and the traffic that it takes.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+from jax.sharding import AxisType, get_abstract_mesh
+
+from contrastive_jax.types import Refusal, nearest
+
+Axis = str | tuple[str, ...]
+
+# Up to this many logits the materialised fold is as fast as any and its memory (4 MiB in float32) does not matter.
+DENSE_LOGITS = 2**20
+
+
+class Dense(NamedTuple):
+  """Materialises the logits, `n * m` floats; differentiable in forward mode too."""
+
+
+class Chunked(NamedTuple):
+  """Tiles of at most `rows x cols` logits; on a mesh, the columns are gathered once."""
+
+  rows: int = 1024
+  cols: int = 2048
+  axis: Axis | None = None
+  mesh: object | None = None
+
+
+class Ring(NamedTuple):
+  """Tiles of at most `rows x cols` logits; the columns travel around the mesh axis, no device holds them all."""
+
+  axis: Axis | None = None
+  mesh: object | None = None
+  rows: int = 1024
+  cols: int = 2048
+
+
+class Local(NamedTuple):
+  """Inside a caller's own `shard_map` or `pmap`: this device's rows and columns only, tiled."""
+
+  rows: int = 1024
+  cols: int = 2048
+
+
+Fold = Dense | Chunked | Ring | Local
+
+
+class Place(NamedTuple):
+  """A resolved fold: its tiles, and the mesh axis along which instances are split (None: this device alone)."""
+
+  kind: str  # 'dense', 'chunked' or 'ring'
+  tile: tuple[int, int] = (1024, 2048)
+  mesh: object | None = None  # None with an axis: the caller's own shard_map
+  axis: Axis | None = None
+
+
+def _size(mesh, axis: Axis) -> int:
+  return math.prod(mesh.shape[a] for a in ((axis,) if isinstance(axis, str) else axis))
+
+
+def _mesh_of(fold: Fold, operands):
+  """The fold's mesh, else the operands', else the current one, else None."""
+  given = getattr(fold, 'mesh', None)
+  found = [jax.typeof(z).sharding.mesh for z in operands] + [get_abstract_mesh()]
+  meshes = [m for m in (given, *found) if m is not None and not m.empty]
+  return meshes[0] if meshes else None
+
+
+def _axis_of(fold: Fold, mesh, operands) -> Axis:
+  """The fold's axis, else the batch axis of an explicit sharding, else the mesh's first."""
+  axis = getattr(fold, 'axis', None)
+  if axis is not None:
+    unknown = [a for a in ((axis,) if isinstance(axis, str) else axis) if a not in mesh.axis_names]
+    if unknown:
+      raise Refusal(f"no mesh axis '{unknown[0]}'{nearest(unknown[0], mesh.axis_names)}")
+    return axis
+  explicit = [jax.typeof(z).sharding.spec for z in operands]
+  leading = [spec[0] for spec in explicit if len(spec) and spec[0] is not None]
+  return leading[0] if leading else mesh.axis_names[0]
+
+
+def _inside(fold: Fold | str) -> Place:
+  """The two folds that mean something where the caller has split the batch itself."""
+  if isinstance(fold, Local):
+    return Place('chunked', (fold.rows, fold.cols))
+  if isinstance(fold, Ring) and fold.axis is not None:
+    return Place('ring', (fold.rows, fold.cols), None, fold.axis)
+  raise Refusal(
+    f'a loss inside shard_map or pmap sees only the rows of one device, so fold={fold!r} would silently drop the other '
+    "devices' negatives: choose fold=losses.ring(axis) for global negatives (values of the local anchors come back), or "
+    'fold=losses.local() for the negatives of this device alone'
+  )
+
+
+def resolve(fold: Fold | str, operands, sizes: tuple[int, int]) -> Place:
+  """Turns a fold, or 'auto', into a Place for operands of `sizes` (rows, columns).
+
+  Raises:
+    Refusal: unknown fold or axis, or a fold that cannot be meant inside the caller's own `shard_map` or `pmap`.
+  """
+  if not (fold == 'auto' or isinstance(fold, Dense | Chunked | Ring | Local)):
+    raise Refusal(f"unknown fold {fold!r}: use 'auto', dense(), chunked(rows, cols), ring(axis) or local()")
+  if get_abstract_mesh().manual_axes:
+    return _inside(fold)
+  if fold == 'auto' and sizes[0] * sizes[1] <= DENSE_LOGITS or isinstance(fold, Dense):
+    return Place('dense')
+  tiles = Chunked() if fold == 'auto' else fold
+  mesh = None if isinstance(fold, Local) else _mesh_of(fold, operands)
+  if mesh is None:
+    return Place('chunked', (tiles.rows, tiles.cols))
+  axis = _axis_of(fold, mesh, operands)
+  if _size(mesh, axis) == 1:
+    return Place('chunked', (tiles.rows, tiles.cols))
+  kind = 'chunked' if isinstance(fold, Chunked) else 'ring'
+  return Place(kind, (tiles.rows, tiles.cols), mesh, axis)
+
+
+def shards(place: Place) -> int:
+  """Devices along the place's axis, in global view."""
+  return 1 if place.mesh is None else _size(place.mesh, place.axis)
+
+
+def is_explicit(mesh, axis: Axis) -> bool:
+  """Whether arrays carry their sharding along this axis in their types."""
+  names = (axis,) if isinstance(axis, str) else axis
+  return any(t == AxisType.Explicit for n, t in zip(mesh.axis_names, mesh.axis_types, strict=True) if n in names)

@@ -1,0 +1,205 @@
+"""Monoids over columns: how the values of one anchor's pairs become one statistic.
+
+A monoid reduces one tile (`lift`), joins the states of two tiles (`merge`, associative, with `init` as unit),
+turns the joined state into the statistic (`finish`), and, given the finished statistic and its cotangent, makes the
+cotangent of one tile of values (`pull`), so that a backward pass needs only the O(n) statistics and never the tiles.
+
+Tiles are `[r, c]`; `axis` is the axis reduced away (1: anchors are the rows, 0: anchors are the columns). `keep` is the
+set, a boolean tile, or None for everything. `where` says at which positions along `axis` the candidates of the tile lie.
+`lift` and `finish` are also differentiable by JAX itself, which is how the dense fold uses them.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+Tile = Float[Array, 'r c']
+Keep = Bool[Array, 'r c'] | None
+
+
+class Monoid(NamedTuple):
+  """The five functions of the module's docstring, and the name under which compiled reductions are cached."""
+
+  name: str
+  init: Callable[[int, Any], Any]  # (n, dtype) -> state
+  lift: Callable[..., Any]  # (values, keep, axis, where, bound) -> state
+  merge: Callable[[Any, Any], Any]
+  finish: Callable[[Any], Any]
+  pull: Callable[..., Tile]  # (values, keep, axis, where, state, cotangent of the statistic, bound) -> cotangent of the values
+
+
+def _select(keep: Keep, values: Tile, other: float) -> Tile:
+  return values if keep is None else jnp.where(keep, values, jnp.asarray(other, values.dtype))
+
+
+def _count(values: Tile, keep: Keep, axis: int) -> Float[Array, ' n']:
+  ones = jnp.ones_like(values) if keep is None else keep.astype(values.dtype)
+  return ones.sum(axis)
+
+
+# --- sums ------------------------------------------------------------------------------------------------------------
+
+
+def _sum_pull(values, keep, axis, where, state, cotangent, bound):
+  return _select(keep, jnp.broadcast_to(jnp.expand_dims(cotangent, axis), values.shape), 0)
+
+
+SUM = Monoid(
+  'sum',
+  init=lambda n, dtype: jnp.zeros(n, dtype),
+  lift=lambda values, keep, axis, where, bound: _select(keep, values, 0).sum(axis),
+  merge=lambda a, b: a + b,
+  finish=lambda state: state,
+  pull=_sum_pull,
+)
+
+
+def _mean_finish(state):
+  total, count = state
+  return total / jnp.maximum(count, 1)
+
+
+def _mean_pull(values, keep, axis, where, state, cotangent, bound):
+  return _sum_pull(values, keep, axis, where, None, cotangent / jnp.maximum(state[1], 1), bound)
+
+
+# The mean of an empty set is 0.
+MEAN = Monoid(
+  'mean',
+  init=lambda n, dtype: (jnp.zeros(n, dtype), jnp.zeros(n, dtype)),
+  lift=lambda values, keep, axis, where, bound: (_select(keep, values, 0).sum(axis), _count(values, keep, axis)),
+  merge=lambda a, b: (a[0] + b[0], a[1] + b[1]),
+  finish=_mean_finish,
+  pull=_mean_pull,
+)
+
+# --- log-sum-exp: state (offset, sum of exponentials above the offset) -------------------------------------------------
+
+
+def _finite(x):
+  # An offset of -inf (empty set) would turn the differences below into nan.
+  return jnp.where(jnp.isneginf(x), jnp.zeros_like(x), x)
+
+
+def _logsumexp_lift(values, keep, axis, where, bound):
+  if bound is None:
+    offset = jax.lax.stop_gradient(_select(keep, values, -jnp.inf).max(axis))
+  else:
+    # All anchors share one offset that no value exceeds, so the row and the column statistics of a tile use the same
+    # exponentials and XLA computes them once.
+    offset = jnp.full(values.shape[1 - axis], bound, values.dtype)
+  # The exponent is selected before the exponential as well: outside the set it could overflow, and inf * 0 is nan.
+  shifted = values - (jnp.expand_dims(_finite(offset), axis) if bound is None else bound)
+  return offset, _select(keep, jnp.exp(_select(keep, shifted, 0) if bound is None else shifted), 0).sum(axis)
+
+
+def _logsumexp_merge(a, b):
+  offset = jnp.maximum(a[0], b[0])
+  # A side of offset -inf is empty; exp(-inf - offset) = 0 drops it, but -inf - -inf is nan.
+  shares = [s * jnp.exp(jnp.where(jnp.isneginf(m), -jnp.inf, m - _finite(offset))) for m, s in (a, b)]
+  return offset, shares[0] + shares[1]
+
+
+def _logsumexp_finish(state):
+  offset, total = state
+  some = total != 0  # not `> 0`: a nan must stay a nan
+  return jnp.where(some, _finite(offset) + jnp.log(jnp.where(some, total, 1)), -jnp.inf)
+
+
+def _logsumexp_pull(values, keep, axis, where, state, cotangent, bound):
+  result = _logsumexp_finish(state)
+  some = ~jnp.isneginf(result)
+  if bound is None:
+    shares = jnp.exp(_select(keep, values - jnp.expand_dims(_finite(result), axis), -jnp.inf))
+    weight = jnp.where(some, cotangent, 0)
+  else:
+    shares = _select(keep, jnp.exp(values - bound), 0)
+    weight = jnp.where(some, cotangent * jnp.exp(bound - _finite(result)), 0)
+  return shares * jnp.expand_dims(weight, axis)
+
+
+# The log-sum-exp of an empty set is -inf, with zero gradient.
+LOGSUMEXP = Monoid(
+  'logsumexp',
+  init=lambda n, dtype: (jnp.full(n, -jnp.inf, dtype), jnp.zeros(n, dtype)),
+  lift=_logsumexp_lift,
+  merge=_logsumexp_merge,
+  finish=_logsumexp_finish,
+  pull=_logsumexp_pull,
+)
+
+# --- extremes: state (value, number of ties), so that ties share the gradient as they do in jnp.max ----------------------
+
+
+def _extreme(name: str, sign: int) -> Monoid:
+  def lift(values, keep, axis, where, bound):
+    kept = _select(keep, sign * values, -jnp.inf)
+    best = kept.max(axis)
+    hits = kept == jnp.expand_dims(best, axis)
+    return sign * best, _count(values, hits if keep is None else hits & keep, axis)
+
+  def merge(a, b):
+    best = sign * jnp.maximum(sign * a[0], sign * b[0])
+    return best, jnp.where(a[0] == best, a[1], 0) + jnp.where(b[0] == best, b[1], 0)
+
+  def pull(values, keep, axis, where, state, cotangent, bound):
+    hits = values == jnp.expand_dims(state[0], axis)
+    weight = jnp.expand_dims(cotangent / jnp.maximum(state[1], 1), axis)
+    return jnp.where(hits if keep is None else hits & keep, weight, 0)
+
+  return Monoid(
+    name,
+    init=lambda n, dtype: (jnp.full(n, -sign * jnp.inf, dtype), jnp.zeros(n, dtype)),
+    lift=lift,
+    merge=merge,
+    finish=lambda state: state[0],
+    pull=pull,
+  )
+
+
+# The maximum of an empty set is -inf, the minimum +inf, with zero gradient.
+MAX = _extreme('max', 1)
+MIN = _extreme('min', -1)
+
+# --- the k largest, with the positions of their columns ------------------------------------------------------------------
+
+
+def topk(k: int) -> Monoid:
+  """The k largest values of each anchor, descending `[n, k]`, and the positions of their candidates `[n, k]`.
+
+  Where fewer than k candidates are in the set the rest are -inf at position -1. Among equal values the candidate that
+  comes first wins.
+  """
+
+  def join(values: Float[Array, 'n a'], positions: Int[Array, 'n a']):
+    best, at = jax.lax.top_k(values, k)
+    return best, jnp.take_along_axis(positions, at, axis=1)
+
+  def lift(values, keep, axis, where, bound):
+    kept = _select(keep, values, -jnp.inf)
+    kept = kept if axis == 1 else kept.T
+    positions = jnp.where(jnp.isneginf(kept), -1, where[None, :])
+    short = max(0, k - kept.shape[1])
+    return join(
+      jnp.pad(kept, ((0, 0), (0, short)), constant_values=-jnp.inf),
+      jnp.pad(positions, ((0, 0), (0, short)), constant_values=-1),
+    )
+
+  def pull(values, keep, axis, where, state, cotangent, bound):
+    weights = (cotangent[0][:, :, None] * (state[1][:, :, None] == where[None, None, :])).sum(1)
+    return weights if axis == 1 else weights.T
+
+  def merge(a, b):
+    return join(jnp.concatenate([a[0], b[0]], 1), jnp.concatenate([a[1], b[1]], 1))
+
+  return Monoid(
+    f'top{k}',
+    init=lambda n, dtype: (jnp.full((n, k), -jnp.inf, dtype), jnp.full((n, k), -1, jnp.int32)),
+    lift=lift,
+    merge=merge,
+    finish=lambda state: state,
+    pull=pull,
+  )

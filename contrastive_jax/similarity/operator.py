@@ -1,0 +1,98 @@
+"""`Similarity`: rows against columns, reduced by terms, folded as the caller or the size decides."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import get_abstract_mesh
+from jaxtyping import Array
+
+from contrastive_jax.similarity import dense, folds, streamed
+from contrastive_jax.similarity.folds import Axis, Fold, Place
+from contrastive_jax.similarity.products import check_precision
+from contrastive_jax.similarity.terms import Term, trace
+from contrastive_jax.similarity.tiles import Operand, Plan
+from contrastive_jax.types import Refusal
+
+Side = Mapping[str, Array]
+
+
+class Similarity:
+  """The operator whose entry (i, j) is the inner product of row i and column j.
+
+  Args:
+    rows: embeddings `z` `[n, d]` and whatever else leads with n: `id`, `mask`, `label`, a temperature, ...
+    cols: the same for the m columns; None where the rows are the columns: then only tiles on and above the diagonal are
+      made on one device, and an anchor is not its own candidate.
+    fold: 'auto' or a fold. `Dense` up to about a million logits, `Chunked` on one device, `Ring` on several.
+    precision: of the products: None or 'float32', 'bfloat16', 'bfloat16_3x'. Statistics are float32 in each.
+
+  Raises:
+    Refusal: shapes that do not fit, an unknown fold or precision, or (by `reduce`) a fold that would silently drop
+      other devices' candidates.
+  """
+
+  def __init__(self, rows: Side, cols: Side | None = None, *, fold: Fold | str = 'auto', precision: str | None = None):
+    sides = (rows,) if cols is None else (rows, cols)
+    for name, side in zip(('rows', 'columns'), sides, strict=False):
+      _check(name, side)
+    if rows['z'].shape[1] != sides[-1]['z'].shape[1]:
+      raise Refusal(
+        f'rows and columns must have the same width, but they are {rows["z"].shape} and {sides[-1]["z"].shape}'
+      )
+    self._sides, self._precision = sides, check_precision(precision)
+    self._place = folds.resolve(fold, [s['z'] for s in sides], (rows['z'].shape[0], sides[-1]['z'].shape[0]))
+
+  def reduce(self, rows: Sequence[Term] = (), cols: Sequence[Term] = ()) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Statistics of the rows (each `[n]`) and of the columns (each `[m]`), from one pass over the logits.
+
+    Gradients flow to the embeddings, to every floating-point entry and to whatever the terms close over.
+    """
+    if len(self._sides) == 1 and cols:
+      raise Refusal('rows are the columns here: their statistics are the rows terms')
+    dtype = jnp.result_type(*(s['z'] for s in self._sides), jnp.float32)
+    operands = tuple(_operand(s, dtype, self._place, same=len(self._sides) == 1) for s in self._sides)
+    faces = [(0, rows), (-1, cols)][: len(operands)]
+    traced, constants = zip(
+      *(trace(terms, dtype, operands[i].entries, operands[-1 - i].entries) for i, terms in faces), strict=True
+    )
+    plan = Plan(traced, self._precision)
+    statistics = _run(plan, self._place, operands, tuple(constants))
+    return statistics if len(statistics) == 2 else (statistics[0], ())
+
+
+def _check(name: str, side: Side):
+  z = side['z']
+  if z.ndim != 2:
+    raise Refusal(f'{name} must be embeddings of shape [n, d], but they are {z.shape}')
+  if not jnp.issubdtype(z.dtype, jnp.floating):
+    raise Refusal(f'{name} must be floating-point embeddings, but they are {z.dtype}')
+  for key, value in side.items():
+    if value.shape[:1] != z.shape[:1]:
+      raise Refusal(f"entry '{key}' of the {name} must lead with {z.shape[0]} instances, but it is {value.shape}")
+
+
+def _offset(n: int, axis: Axis | None):
+  if axis is None:
+    return 0
+  return jax.lax.axis_index(axis) * n
+
+
+def _operand(side: Side, dtype, place: Place, *, same: bool) -> Operand:
+  n = side['z'].shape[0]
+  position = jnp.arange(n, dtype=jnp.int32) + _offset(n, place.axis if place.mesh is None else None)
+  entries = {key: value for key, value in side.items() if key != 'z'} | {'position': position.astype(jnp.int32)}
+  if same:
+    entries['row'] = entries['position']
+  return Operand(side['z'].astype(dtype), entries, None)
+
+
+# Compiled by what is computed, not by the identity of the functions that say it, so that a loss called outside `jit`
+# compiles once.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _run(plan: Plan, place: Place, operands, constants):
+  if place.kind == 'dense':
+    return dense.reduce(plan, operands, constants)
+  return streamed.reduce(plan, place, operands, constants)

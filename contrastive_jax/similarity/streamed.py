@@ -1,0 +1,256 @@
+"""The chunked and the ring fold: tiles, with a backward pass of their own that makes every tile again.
+
+One custom derivative around both passes, whatever the fold and the mesh. It saves the operands and the O(n) statistics.
+A differentiated loop would save every tile, and a differentiated ring every visiting block of columns.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, reshard
+from jax.sharding import PartitionSpec as P
+
+from contrastive_jax.similarity import tiles
+from contrastive_jax.similarity.folds import Axis, Place, is_explicit, shards
+from contrastive_jax.similarity.tiles import Plan, combine, partition
+
+
+def reduce(plan: Plan, place: Place, operands, constants):
+  """Every operand's statistics, in tiles; on a mesh, with the columns gathered or travelling."""
+  sizes = [o.z.shape[0] for o in operands]
+  count = shards(place)
+  operands = tuple(tiles.pad_operand(o, -(-o.z.shape[0] // count) * count) for o in operands)
+  operands, constants = _varying((operands, constants), place)
+
+  @jax.custom_vjp
+  def run(differentiable, rest):
+    return tiles.finish(plan, _forward(plan, place, *combine(differentiable, rest)))
+
+  def forward(differentiable, rest):
+    states = _forward(plan, place, *combine(differentiable, rest))
+    return tiles.finish(plan, states), (differentiable, rest, states)
+
+  def backward(residuals, cotangents):
+    differentiable, rest, states = residuals
+    # Integer statistics (positions) have cotangents of type float0, which no loop can carry.
+    cotangents = jax.tree.map(lambda c: None if c.dtype == jax.dtypes.float0 else c, cotangents)
+    return _backward(plan, place, *combine(differentiable, rest), states, cotangents), None
+
+  run.defvjp(forward, backward)
+  statistics = run(*partition((operands, constants)))
+  return tuple(jax.tree.map(lambda s, n=n: s[:n], side) for side, n in zip(statistics, sizes, strict=True))
+
+
+def _varying(tree, place: Place):
+  """Inside a caller's shard_map every input must be typed as differing between devices, as the statistics will be.
+
+  The transpose of the cast is the sum over devices that the gradient of a replicated temperature needs.
+  """
+  if place.axis is None or place.mesh is not None:
+    axes: set[str] = set()
+  else:
+    axes = {place.axis} if isinstance(place.axis, str) else set(place.axis)
+  for leaf in jax.tree.leaves(tree):
+    axes |= jax.typeof(leaf).manual_axis_type.varying
+  return jax.tree.map(lambda x: _cast(x, axes), tree)
+
+
+def _cast(x, axes):
+  missing = tuple(sorted(axes - jax.typeof(x).manual_axis_type.varying))
+  return jax.lax.pcast(x, missing, to='varying') if missing else x
+
+
+def _like(tree, operand: tiles.Operand):
+  """Casts fresh arrays to the device-varying type of the operands, which loops must carry unchanged."""
+  axes = set(jax.typeof(operand.z).manual_axis_type.varying)
+  return jax.tree.map(lambda x: _cast(x, axes), tree)
+
+
+# --- choosing the passes ---------------------------------------------------------------------------------------------
+
+
+def _forward(plan, place, operands, constants):
+  if place.axis is None:
+    return _here_forward(plan, place.tile, operands, constants)
+  if place.mesh is None:
+    return _PASSES[place.kind][0](plan, place.tile, place.axis, operands, constants)
+
+  def local(operands, constants):
+    return _PASSES[place.kind][0](plan, place.tile, place.axis, operands, constants)
+
+  return _on_mesh(place, local, (operands,), constants, lambda split, whole: split)
+
+
+def _backward(plan, place, operands, constants, states, cotangents):
+  if place.axis is None:
+    return _here_backward(plan, place.tile, operands, constants, states, cotangents)
+  if place.mesh is None:
+    return _PASSES[place.kind][1](plan, place.tile, place.axis, operands, constants, states, cotangents)
+
+  def local(operands, states, cotangents, constants):
+    split, whole = _PASSES[place.kind][1](plan, place.tile, place.axis, operands, constants, states, cotangents)
+    return split, jax.tree.map(lambda g: jax.lax.psum(g, place.axis), whole)
+
+  return _on_mesh(place, local, (operands, states, cotangents), constants, lambda split, whole: (split, whole))
+
+
+def _on_mesh(place: Place, local, split, whole, out_specs):
+  """Runs on every device of the mesh's axis with its part of `split` and all of `whole`."""
+  if is_explicit(place.mesh, place.axis):
+    to = lambda x, spec: reshard(x, NamedSharding(place.mesh, spec))
+    split = jax.tree.map(lambda x: to(x, P(place.axis)), split)
+    whole = jax.tree.map(lambda x: to(x, P()), whole)
+  return jax.shard_map(
+    local,
+    mesh=place.mesh,
+    in_specs=(*(P(place.axis) for _ in split), P()),
+    out_specs=out_specs(P(place.axis), P()),
+    check_vma=False,
+  )(*split, whole)
+
+
+# --- this device alone -----------------------------------------------------------------------------------------------
+
+
+def _tile_sizes(operands, limits: tuple[int, int]) -> list[int]:
+  # One operand is tiled by itself, so its tiles are square.
+  limits = (limits[0],) if len(operands) == 1 else limits
+  return [tiles.tile_size(o.z.shape[0], limit) for o, limit in zip(operands, limits, strict=True)]
+
+
+def _tiled_all(trees, sizes):
+  return tuple(tiles.tiled(tree, size) for tree, size in zip(trees, sizes, strict=True))
+
+
+def _untiled_all(trees, operands):
+  return tuple(tiles.untiled(tree, o.z.shape[0]) for tree, o in zip(trees, operands, strict=True))
+
+
+def _empty(plan, operands):
+  units = (tiles.empty(terms, o) for terms, o in zip(plan.terms, operands, strict=True))
+  return tuple(_like(unit, o) for unit, o in zip(units, operands, strict=True))
+
+
+def _zeros(operands, constants):
+  return jax.tree.map(jnp.zeros_like, partition((operands, constants))[0])
+
+
+def _here_forward(plan, limits, operands, constants):
+  sizes = _tile_sizes(operands, limits)
+  states = _tiled_all(_empty(plan, operands), sizes)
+  tiled = tuple(tiles.tiled_operand(o, s) for o, s in zip(operands, sizes, strict=True))
+  return _untiled_all(tiles.forward(plan, tiled, constants, states), operands)
+
+
+def _here_backward(plan, limits, operands, constants, states, cotangents):
+  sizes = _tile_sizes(operands, limits)
+  tiled = tuple(tiles.tiled_operand(o, s) for o, s in zip(operands, sizes, strict=True))
+  zeros = _like(_zeros(tiled, constants), operands[0])
+  of_operands, of_constants = tiles.backward(
+    plan, tiled, constants, _tiled_all(states, sizes), _tiled_all(cotangents, sizes), zeros
+  )
+  of_operands = tuple(o._replace(real=None) for o in of_operands)
+  return _untiled_all(of_operands, operands), of_constants
+
+
+# --- many devices: columns gathered once ------------------------------------------------------------------------------
+
+
+def _two_sided(plan: Plan, operands, constants, *sides):
+  """A symmetric problem split over devices: local rows against everyone's, reduced for the rows only."""
+  if len(operands) == 2:
+    return plan, operands, constants, *sides
+  twice = (plan._replace(terms=(plan.terms[0], ())), (operands[0], operands[0]), (constants[0], []))
+  return *twice, *((side[0], ()) for side in sides)
+
+
+def _one_sided(original, of_operands, of_constants):
+  """Adds what a symmetric problem got as rows and as columns."""
+  if len(original) == 2:
+    return of_operands, of_constants
+  return (jax.tree.map(jnp.add, *of_operands),), of_constants[:1]
+
+
+def _gather(tree, axis: Axis):
+  return jax.tree.map(lambda x: jax.lax.all_gather(x, axis, tiled=True), tree)
+
+
+def _gathered_forward(plan, limits, axis, operands, constants):
+  original = operands
+  plan, operands, constants = _two_sided(plan, operands, constants)
+  count = jax.lax.axis_size(axis)
+  rows, cols = _here_forward(plan, limits, (operands[0], _gather(operands[1], axis)), constants)
+
+  # Every device has seen all columns against its own rows: each gets back the parts of its own columns, and joins them.
+  def parts(x):
+    return jax.lax.all_to_all(x.reshape(count, -1, *x.shape[1:]), axis, 0, 0)
+
+  merged = []
+  for term, state in zip(plan.terms[1], jax.tree.map(parts, cols), strict=True):
+    first, rest = (jax.tree.map(lambda s, cut=cut: s[cut], state) for cut in (0, slice(1, None)))
+    joined, _ = jax.lax.scan(lambda a, b, merge=term.monoid.merge: (merge(a, b), None), first, rest)
+    merged.append(joined)
+  return (rows, tuple(merged))[: len(original)]
+
+
+def _gathered_backward(plan, limits, axis, operands, constants, states, cotangents):
+  original = operands
+  plan, operands, constants, states, cotangents = _two_sided(plan, operands, constants, states, cotangents)
+  cols, of_cols, to_cols = _gather((operands[1], states[1], cotangents[1]), axis)
+  (x, y), of_constants = _here_backward(
+    plan, limits, (operands[0], cols), constants, (states[0], of_cols), (cotangents[0], to_cols)
+  )
+  y = jax.tree.map(lambda g: jax.lax.psum_scatter(g, axis, tiled=True), y)
+  return _one_sided(original, (x, y), of_constants)
+
+
+# --- many devices: columns travelling ---------------------------------------------------------------------------------
+
+
+def _rotate(tree, axis: Axis):
+  count = jax.lax.axis_size(axis)
+  return jax.tree.map(lambda x: jax.lax.ppermute(x, axis, [(i, (i + 1) % count) for i in range(count)]), tree)
+
+
+def _ring_forward(plan, limits, axis, operands, constants):
+  original = operands
+  plan, operands, constants = _two_sided(plan, operands, constants)
+  sizes = _tile_sizes(operands, limits)
+  rows, visitors = (tiles.tiled_operand(o, s) for o, s in zip(operands, sizes, strict=True))
+
+  def turn(_, carry):
+    of_rows, visitors, of_visitors = carry
+    of_rows, of_visitors = tiles.forward(plan, (rows, visitors), constants, (of_rows, of_visitors))
+    return of_rows, *_rotate((visitors, of_visitors), axis)
+
+  of_rows, of_cols = _tiled_all(_empty(plan, operands), sizes)
+  # After as many turns as devices the visitors are home again, with their statistics.
+  of_rows, _, of_cols = jax.lax.fori_loop(0, jax.lax.axis_size(axis), turn, (of_rows, visitors, of_cols))
+  return _untiled_all((of_rows, of_cols), operands)[: len(original)]
+
+
+def _ring_backward(plan, limits, axis, operands, constants, states, cotangents):
+  original = operands
+  plan, operands, constants, states, cotangents = _two_sided(plan, operands, constants, states, cotangents)
+  sizes = _tile_sizes(operands, limits)
+  rows, cols = (tiles.tiled_operand(o, s) for o, s in zip(operands, sizes, strict=True))
+  states, cotangents = _tiled_all(states, sizes), _tiled_all(cotangents, sizes)
+  (of_rows, of_cols), of_constants = _like(_zeros((rows, cols), constants), operands[0])
+
+  def turn(_, carry):
+    of_rows, of_constants, (visitors, state, cotangent, of_visitors) = carry
+    (of_rows, of_visitors), of_constants = tiles.backward(
+      plan,
+      (rows, visitors),
+      constants,
+      (states[0], state),
+      (cotangents[0], cotangent),
+      ((of_rows, of_visitors), of_constants),
+    )
+    return of_rows, of_constants, _rotate((visitors, state, cotangent, of_visitors), axis)
+
+  start = (of_rows, of_constants, (cols, states[1], cotangents[1], of_cols))
+  of_rows, of_constants, (_, _, _, of_cols) = jax.lax.fori_loop(0, jax.lax.axis_size(axis), turn, start)
+  return _one_sided(original, _untiled_all((of_rows, of_cols), operands), of_constants)
+
+
+_PASSES = {'chunked': (_gathered_forward, _gathered_backward), 'ring': (_ring_forward, _ring_backward)}

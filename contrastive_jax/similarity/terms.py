@@ -1,0 +1,195 @@
+"""Terms: a monoid, a value and a set, the last two functions of one (anchor, candidate) pair.
+
+A value or set is written for ONE pair of scalars and evaluated on whole tiles by `jax.vmap`, so the same function serves
+row statistics, column statistics and the transposed half of a symmetric problem.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from contrastive_jax.similarity import monoids
+from contrastive_jax.similarity.monoids import Monoid
+
+Entries = Mapping[str, Array]
+
+
+class Pair(NamedTuple):
+  """One anchor against one candidate.
+
+  `dot` is the inner product of their embeddings; `anchor[...]` and `other[...]` are whatever else travels with the
+  anchor's and the candidate's rows (ids, labels, a temperature, a second embedding, ...). `position`, the place among
+  all instances of that side on all devices, always travels; `row` is the position too and is there only when rows and
+  columns are the same instances, so that an anchor is not its own candidate.
+  """
+
+  dot: Float[Array, '']
+  anchor: Entries
+  other: Entries
+
+
+Value = Callable[[Pair], Float[Array, '']]
+Set = Callable[[Pair], Bool[Array, '']]
+
+
+class Term(NamedTuple):
+  """A statistic of each anchor: `monoid` over the pairs in `over` of `value`."""
+
+  monoid: Monoid
+  value: Value
+  over: Set | None
+
+
+def dot(pair: Pair):
+  """The inner product itself: the logit, once the temperature is folded into the embeddings."""
+  return pair.dot
+
+
+def valid(pair: Pair):
+  """The candidate exists (`mask`) and is not the anchor itself (`row`); what does not travel restricts nothing."""
+  keep = True  # a Python bool: a set that nothing restricts costs no mask
+  if 'mask' in pair.other:
+    keep = keep & pair.other['mask']
+  if 'row' in pair.anchor and 'row' in pair.other:
+    keep = keep & (pair.anchor['row'] != pair.other['row'])
+  return keep
+
+
+def _same_id(pair: Pair):
+  if 'id' not in pair.anchor:
+    return pair.anchor['position'] == pair.other['position']
+  return (pair.anchor['id'] == pair.other['id']) & (pair.anchor['id'] >= 0)
+
+
+def positive(pair: Pair):
+  """Valid candidates with the anchor's `id` (its position where no ids travel); an id of -1 is never a positive."""
+  return valid(pair) & _same_id(pair)
+
+
+def negative(pair: Pair):
+  """Valid candidates whose `id` is not the anchor's."""
+  return valid(pair) & ~_same_id(pair)
+
+
+def logsumexp(value: Value = dot, over: Set | None = valid) -> Term:
+  """log sum exp(value) over the set; -inf where it is empty."""
+  return Term(monoids.LOGSUMEXP, value, over)
+
+
+def total(value: Value = dot, over: Set | None = valid) -> Term:
+  """Sum of the values over the set."""
+  return Term(monoids.SUM, value, over)
+
+
+def mean(value: Value = dot, over: Set | None = valid) -> Term:
+  """Mean of the values over the set; 0 where it is empty."""
+  return Term(monoids.MEAN, value, over)
+
+
+def maximum(value: Value = dot, over: Set | None = valid) -> Term:
+  """Largest value over the set; -inf where it is empty."""
+  return Term(monoids.MAX, value, over)
+
+
+def minimum(value: Value = dot, over: Set | None = valid) -> Term:
+  """Smallest value over the set; +inf where it is empty."""
+  return Term(monoids.MIN, value, over)
+
+
+def top(k: int, value: Value = dot, over: Set | None = valid) -> Term:
+  """The k largest values `[n, k]`, descending, and the positions of their candidates `[n, k]` (-inf, -1 where fewer)."""
+  return Term(monoids.topk(k), value, over)
+
+
+# --- traced terms: closures made explicit ------------------------------------------------------------------------------
+
+
+class Traced(NamedTuple):
+  """A term whose closures have become explicit constants, and that compares by what it computes.
+
+  A custom derivative cannot see arrays that a Python function closes over (a learnable bias, say): they would get no
+  gradient, or fail. So value and set are traced once, on scalars, and what they close over becomes an input.
+  """
+
+  monoid: Monoid
+  value: Any  # jaxpr of (constants, dot, anchor entries, other entries) -> scalar
+  over: Any | None
+  num_constants: tuple[int, int]  # of the value, of the set
+  is_dot: bool  # the value is the inner product itself: its bound is known from the norms
+  key: tuple  # what the term computes, as text: two terms of one key share compiled code
+
+  def __eq__(self, other):
+    return isinstance(other, Traced) and self.key == other.key
+
+  def __hash__(self):
+    return hash(self.key)
+
+
+def _abstract(entries: Entries):
+  return {k: jax.ShapeDtypeStruct(v.shape[1:], v.dtype) for k, v in sorted(entries.items())}
+
+
+def _trace(fn, dtype, anchor: Entries, other: Entries):
+  def flat(inner, a, o):
+    return fn(Pair(inner, a, o))
+
+  closed = jax.make_jaxpr(flat)(jax.ShapeDtypeStruct((), dtype), _abstract(anchor), _abstract(other))
+  if [v.aval.shape for v in closed.jaxpr.outvars] != [()]:
+    raise ValueError('a value or set of a similarity term must return one scalar for one pair')
+  return closed.jaxpr, [jnp.asarray(c) for c in closed.consts]
+
+
+def trace(terms: Sequence[Term], dtype, anchor: Entries, other: Entries) -> tuple[tuple[Traced, ...], list[list[Array]]]:
+  """Makes closures explicit: the traced terms, and the constants of each."""
+  traced, constants = [], []
+  for term in terms:
+    value, value_constants = _trace(term.value, dtype, anchor, other)
+    over, over_constants = (None, []) if term.over is None else _trace(term.over, dtype, anchor, other)
+    if over is not None and _always(over):
+      over, over_constants = None, []
+    is_dot = value.outvars[0] is value.invars[0]
+    key = (term.monoid.name, str(value), str(over), tuple(sorted(anchor)), tuple(sorted(other)))
+    counts = (len(value_constants), len(over_constants))
+    traced.append(Traced(term.monoid, value, over, counts, is_dot, key))
+    constants.append(value_constants + over_constants)
+  return tuple(traced), constants
+
+
+def _always(jaxpr) -> bool:
+  """Whether a set is the constant True (nothing restricts it), so that no mask is needed."""
+  out = jaxpr.outvars[0]
+  return isinstance(out, jax.extend.core.Literal) and bool(out.val)
+
+
+def _on_tile(jaxpr, constants, inner, anchor: Entries, other: Entries, axis: int):
+  """Evaluates a traced scalar function on a tile; `axis` is the axis along which the candidates lie."""
+  names = sorted(anchor), sorted(other)
+
+  def scalar(d, a, o):
+    return jax.core.eval_jaxpr(jaxpr, constants, d, *a, *o)[0]
+
+  a, o = [anchor[k] for k in names[0]], [other[k] for k in names[1]]
+  if axis == 1:
+    return jax.vmap(jax.vmap(scalar, (0, None, 0)), (0, 0, None))(inner, a, o)
+  return jax.vmap(jax.vmap(scalar, (0, 0, None)), (0, None, 0))(inner, a, o)
+
+
+def values(term: Traced, constants, inner, anchor: Entries, other: Entries, axis: int) -> Float[Array, 'r c']:
+  """The term's values on a tile of inner products."""
+  out = _on_tile(term.value, constants[: term.num_constants[0]], inner, anchor, other, axis)
+  return out.astype(inner.dtype)
+
+
+def members(term: Traced, constants, inner, anchor: Entries, other: Entries, real, axis: int) -> Bool[Array, 'r c'] | None:
+  """The term's set on a tile, None for everything; `real` excludes candidates that pad the last tile."""
+  keep = None
+  if term.over is not None:
+    keep = _on_tile(term.over, constants[term.num_constants[0] :], inner, anchor, other, axis)
+  if real is not None:
+    real = jnp.broadcast_to(jnp.expand_dims(real, 1 - axis), inner.shape)
+    keep = real if keep is None else keep & real
+  return keep
