@@ -12,6 +12,7 @@ The state is stored as a flat dictionary of leaf paths (``params/dense/kernel``)
 paths can be saved: nested dicts, NamedTuples such as optax states, empty dicts, scalars.
 """
 
+import collections
 import concurrent.futures
 import hashlib
 import json
@@ -265,10 +266,11 @@ def _load(path: pathlib.Path, like: Any, *, whole: bool) -> Any:
     loaded = ocp.load(path / ARRAYS, filled) if filled else {}
   leaves = []
   for name, leaf in wanted.items():
+    target = targets[name]
     value = loaded.get(name)
     if value is None:
-      empty = np.zeros(targets[name].shape, targets[name].dtype)
-      value = empty if isinstance(targets[name], np.ndarray) else jax.device_put(empty, targets[name].sharding)
+      empty = np.zeros(target.shape, target.dtype)
+      value = empty if isinstance(target, np.ndarray) else jax.device_put(empty, target.sharding)
     leaves.append(value.item() if isinstance(leaf, (bool, int, float)) else value)
   return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
@@ -277,12 +279,10 @@ def _named_leaves(tree: Any) -> dict[str, Any]:
   """Leaves by their path, such as ``opt_state/0/mu/dense/kernel``."""
   named = [(jax.tree_util.keystr(path, simple=True, separator='/'), leaf)
            for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]
-  names = dict(named)
-  if len(names) != len(named):
-    seen: set[str] = set()
-    repeated = next(name for name, _ in named if name in seen or seen.add(name))
-    raise ValueError(f"two leaves of the state have the path '{repeated}'")
-  return names
+  repeated = [name for name, count in collections.Counter(name for name, _ in named).items() if count > 1]
+  if repeated:
+    raise ValueError(f"two leaves of the state have the path '{repeated[0]}'")
+  return dict(named)
 
 
 def _target(leaf: Any) -> jax.ShapeDtypeStruct | np.ndarray:

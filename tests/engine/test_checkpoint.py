@@ -223,6 +223,11 @@ def test_another_model_is_refused_naming_the_first_leaf_that_differs(tmp_path, l
     checkpoint.Checkpoints(tmp_path).restore(like)
 
 
+def test_two_leaves_of_one_path_are_an_error(tmp_path):
+  with pytest.raises(ValueError, match="path 'a/b'"):
+    checkpoint.Checkpoints(tmp_path).save(1, {'a': {'b': np.zeros(1)}, 'a/b': np.zeros(1)})
+
+
 def test_saving_over_another_run_is_refused(tmp_path):
   saved(tmp_path, 7)
   with pytest.raises(Refusal, match='already holds checkpoint 7'):
