@@ -1,8 +1,5 @@
 """The dense fold: all logits at once, differentiated by JAX itself."""
 
-import jax
-from jax.sharding import PartitionSpec as P
-
 from contrastive_jax.similarity import terms as T
 from contrastive_jax.similarity.products import contract
 from contrastive_jax.similarity.tiles import Plan, finish
@@ -11,11 +8,7 @@ from contrastive_jax.similarity.tiles import Plan, finish
 def reduce(plan: Plan, operands, constants):
   """Every operand's statistics; memory `n * m`."""
   x, y = operands[0], operands[-1]
-  # On explicit meshes rows and columns both lie along the batch axis; the logits can lie along it once, by rows.
-  sharding = jax.typeof(x.z).sharding
-  lead = sharding.spec[0] if len(sharding.spec) else None
-  out = P(lead, None) if lead is not None or _is_split(y.z) else None
-  inner = contract(x.z, y.z, (1, 1), plan.precision, out)
+  inner = contract(x.z, y.z, (1, 1), plan.precision)
   states = []
   for side, anchor, other in [(0, x, y), (-1, y, x)][: len(operands)]:
     axis = 1 + side
@@ -26,8 +19,3 @@ def reduce(plan: Plan, operands, constants):
       of_side.append(term.monoid.lift(value, keep, axis, other.entries['position'], None))
     states.append(tuple(of_side))
   return finish(plan, tuple(states))
-
-
-def _is_split(z) -> bool:
-  spec = jax.typeof(z).sharding.spec
-  return bool(len(spec)) and spec[0] is not None

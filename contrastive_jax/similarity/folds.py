@@ -7,7 +7,7 @@ import math
 from typing import NamedTuple
 
 import jax
-from jax.sharding import AxisType, get_abstract_mesh
+from jax.sharding import get_abstract_mesh
 
 from contrastive_jax.types import Refusal, nearest
 
@@ -57,6 +57,10 @@ class Place(NamedTuple):
   mesh: object | None = None  # None with an axis: the caller's own shard_map
   axis: Axis | None = None
 
+  def on(self, mesh) -> 'Place':
+    """The same place on another view of its mesh."""
+    return self if self.mesh is None else self._replace(mesh=mesh)
+
 
 def _size(mesh, axis: Axis) -> int:
   return math.prod(mesh.shape[a] for a in ((axis,) if isinstance(axis, str) else axis))
@@ -90,9 +94,9 @@ def _inside(fold: Fold | str) -> Place:
   if isinstance(fold, Ring) and fold.axis is not None:
     return Place('ring', (fold.rows, fold.cols), None, fold.axis)
   raise Refusal(
-    f'a loss inside shard_map or pmap sees only the rows of one device, so fold={fold!r} would silently drop the other '
-    "devices' negatives: choose fold=losses.ring(axis) for global negatives (values of the local anchors come back), or "
-    'fold=losses.local() for the negatives of this device alone'
+    f'a loss inside shard_map or pmap sees only the rows of one device, so fold={fold!r} would silently drop the '
+    "other devices' negatives: choose fold=losses.ring(axis) for global negatives (values of the local anchors come back) "
+    'or fold=losses.local() for the negatives of this device alone'
   )
 
 
@@ -106,7 +110,7 @@ def resolve(fold: Fold | str, operands, sizes: tuple[int, int]) -> Place:
     raise Refusal(f"unknown fold {fold!r}: use 'auto', dense(), chunked(rows, cols), ring(axis) or local()")
   if get_abstract_mesh().manual_axes:
     return _inside(fold)
-  if fold == 'auto' and sizes[0] * sizes[1] <= DENSE_LOGITS or isinstance(fold, Dense):
+  if (fold == 'auto' and sizes[0] * sizes[1] <= DENSE_LOGITS) or isinstance(fold, Dense):
     return Place('dense')
   tiles = Chunked() if fold == 'auto' else fold
   mesh = None if isinstance(fold, Local) else _mesh_of(fold, operands)
@@ -124,7 +128,17 @@ def shards(place: Place) -> int:
   return 1 if place.mesh is None else _size(place.mesh, place.axis)
 
 
-def is_explicit(mesh, axis: Axis) -> bool:
-  """Whether arrays carry their sharding along this axis in their types."""
-  names = (axis,) if isinstance(axis, str) else axis
-  return any(t == AxisType.Explicit for n, t in zip(mesh.axis_names, mesh.axis_types, strict=True) if n in names)
+def cast_varying(x, axes: set[str]):
+  """Types an array as differing between the devices of `axes`; the transpose is the sum over them."""
+  missing = tuple(sorted(axes - jax.typeof(x).manual_axis_type.varying))
+  return jax.lax.pcast(x, missing, to='varying') if missing else x
+
+
+def varying(tree, place: Place):
+  """Inside a caller's shard_map every input must be typed as differing between devices, as the statistics will be."""
+  axes: set[str] = set()
+  if place.axis is not None and place.mesh is None:
+    axes |= {place.axis} if isinstance(place.axis, str) else set(place.axis)
+  for leaf in jax.tree.leaves(tree):
+    axes |= jax.typeof(leaf).manual_axis_type.varying
+  return jax.tree.map(lambda x: cast_varying(x, axes), tree)

@@ -5,7 +5,7 @@ turns the joined state into the statistic (`finish`), and, given the finished st
 cotangent of one tile of values (`pull`), so that a backward pass needs only the O(n) statistics and never the tiles.
 
 Tiles are `[r, c]`; `axis` is the axis reduced away (1: anchors are the rows, 0: anchors are the columns). `keep` is the
-set, a boolean tile, or None for everything. `where` says at which positions along `axis` the candidates of the tile lie.
+set, a boolean tile, or None for everything. `where` holds the positions of the tile's candidates along `axis`.
 `lift` and `finish` are also differentiable by JAX itself, which is how the dense fold uses them.
 """
 
@@ -28,7 +28,9 @@ class Monoid(NamedTuple):
   lift: Callable[..., Any]  # (values, keep, axis, where, bound) -> state
   merge: Callable[[Any, Any], Any]
   finish: Callable[[Any], Any]
-  pull: Callable[..., Tile]  # (values, keep, axis, where, state, cotangent of the statistic, bound) -> cotangent of the values
+  pull: Callable[
+    ..., Tile
+  ]  # (values, keep, axis, where, state, cotangent of the statistic, bound) -> cotangent of the values
 
 
 def _select(keep: Keep, values: Tile, other: float) -> Tile:
@@ -40,7 +42,7 @@ def _count(values: Tile, keep: Keep, axis: int) -> Float[Array, ' n']:
   return ones.sum(axis)
 
 
-# --- sums ------------------------------------------------------------------------------------------------------------
+# --- sums ---
 
 
 def _sum_pull(values, keep, axis, where, state, cotangent, bound):
@@ -76,7 +78,7 @@ MEAN = Monoid(
   pull=_mean_pull,
 )
 
-# --- log-sum-exp: state (offset, sum of exponentials above the offset) -------------------------------------------------
+# --- log-sum-exp: state (offset, sum of exponentials above the offset) ---
 
 
 def _finite(x):
@@ -131,7 +133,7 @@ LOGSUMEXP = Monoid(
   pull=_logsumexp_pull,
 )
 
-# --- extremes: state (value, number of ties), so that ties share the gradient as they do in jnp.max ----------------------
+# --- extremes: state (value, number of ties), so that ties share the gradient as they do in jnp.max ---
 
 
 def _extreme(name: str, sign: int) -> Monoid:
@@ -164,7 +166,7 @@ def _extreme(name: str, sign: int) -> Monoid:
 MAX = _extreme('max', 1)
 MIN = _extreme('min', -1)
 
-# --- the k largest, with the positions of their columns ------------------------------------------------------------------
+# --- the k largest, with the positions of their columns ---
 
 
 def topk(k: int) -> Monoid:

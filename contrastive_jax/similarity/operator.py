@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import get_abstract_mesh
+from jax.sharding import PartitionSpec as P
+from jax.sharding import auto_axes, get_abstract_mesh
 from jaxtyping import Array
 
 from contrastive_jax.similarity import dense, folds, streamed
@@ -52,15 +53,17 @@ class Similarity:
     """
     if len(self._sides) == 1 and cols:
       raise Refusal('rows are the columns here: their statistics are the rows terms')
-    dtype = jnp.result_type(*(s['z'] for s in self._sides), jnp.float32)
-    operands = tuple(_operand(s, dtype, self._place, same=len(self._sides) == 1) for s in self._sides)
-    faces = [(0, rows), (-1, cols)][: len(operands)]
-    traced, constants = zip(
-      *(trace(terms, dtype, operands[i].entries, operands[-1 - i].entries) for i, terms in faces), strict=True
-    )
-    plan = Plan(traced, self._precision)
-    statistics = _run(plan, self._place, operands, tuple(constants))
-    return statistics if len(statistics) == 2 else (statistics[0], ())
+    faces = ((rows,), (rows, cols))[len(self._sides) - 1]
+    specs = [_leading(s['z']) for s in self._sides]
+    if not any(lead for lead in specs):
+      return _reduce(faces, self._place, self._precision, self._sides)
+
+    # On a mesh with explicit axes the tiles, which no sharding type describes, are computed with automatic axes.
+    def automatic(sides):
+      return _reduce(faces, self._place.on(get_abstract_mesh()), self._precision, sides)
+
+    out = tuple(P(lead) for lead in (*specs, None)[:2])
+    return auto_axes(automatic, out_sharding=out)(self._sides)
 
 
 def _check(name: str, side: Side):
@@ -72,6 +75,25 @@ def _check(name: str, side: Side):
   for key, value in side.items():
     if value.shape[:1] != z.shape[:1]:
       raise Refusal(f"entry '{key}' of the {name} must lead with {z.shape[0]} instances, but it is {value.shape}")
+
+
+def _leading(z):
+  """The mesh axis that the type of an explicitly sharded array names for its instances, if any."""
+  spec = jax.typeof(z).sharding.spec
+  return spec[0] if len(spec) else None
+
+
+def _reduce(faces, place: Place, precision: str, sides):
+  dtype = jnp.result_type(*(s['z'] for s in sides), jnp.float32)
+  operands = tuple(_operand(s, dtype, place, same=len(sides) == 1) for s in sides)
+  operands = folds.varying(operands, place)
+  traced, constants = [], []
+  for i, terms in enumerate(faces):
+    of_side = trace(terms, operands[0].z, operands[i].entries, operands[-1 - i].entries)
+    traced.append(of_side[0])
+    constants.append(of_side[1])
+  statistics = _run(Plan(tuple(traced), precision), place, operands, tuple(constants))
+  return statistics if len(statistics) == 2 else (statistics[0], ())
 
 
 def _offset(n: int, axis: Axis | None):

@@ -17,10 +17,10 @@ def check_precision(precision: str | None) -> str:
   return precision
 
 
-def contract(a: Array, b: Array, axes: tuple[int, int], precision: str, out_sharding=None) -> Float[Array, 'r c']:
+def contract(a: Array, b: Array, axes: tuple[int, int], precision: str) -> Float[Array, 'r c']:
   """Contracts axis `axes[0]` of a with axis `axes[1]` of b.
 
-  'float32': products of the inputs' own type (float32, or float64 where the inputs are), whatever the backend's default.
+  'float32': products of the inputs' own type (float32, or float64 where they are), whatever the backend's default.
   'bfloat16': inputs rounded to bfloat16, accumulated in float32.
   'bfloat16_3x': each input split into a bfloat16 and its bfloat16 remainder; three of the four products are kept, which
   leaves a relative error of about 2^-16.
@@ -33,7 +33,6 @@ def contract(a: Array, b: Array, axes: tuple[int, int], precision: str, out_shar
       (((axes[0],), (axes[1],)), ((), ())),
       precision=jax.lax.Precision.HIGHEST if precision == 'float32' else None,
       preferred_element_type=jnp.promote_types(a.dtype, jnp.float32),
-      out_sharding=out_sharding,
     )
 
   if precision == 'float32':

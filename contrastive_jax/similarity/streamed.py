@@ -6,11 +6,10 @@ A differentiated loop would save every tile, and a differentiated ring every vis
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, reshard
 from jax.sharding import PartitionSpec as P
 
 from contrastive_jax.similarity import tiles
-from contrastive_jax.similarity.folds import Axis, Place, is_explicit, shards
+from contrastive_jax.similarity.folds import Axis, Place, cast_varying, shards
 from contrastive_jax.similarity.tiles import Plan, combine, partition
 
 
@@ -19,7 +18,6 @@ def reduce(plan: Plan, place: Place, operands, constants):
   sizes = [o.z.shape[0] for o in operands]
   count = shards(place)
   operands = tuple(tiles.pad_operand(o, -(-o.z.shape[0] // count) * count) for o in operands)
-  operands, constants = _varying((operands, constants), place)
 
   @jax.custom_vjp
   def run(differentiable, rest):
@@ -40,32 +38,13 @@ def reduce(plan: Plan, place: Place, operands, constants):
   return tuple(jax.tree.map(lambda s, n=n: s[:n], side) for side, n in zip(statistics, sizes, strict=True))
 
 
-def _varying(tree, place: Place):
-  """Inside a caller's shard_map every input must be typed as differing between devices, as the statistics will be.
-
-  The transpose of the cast is the sum over devices that the gradient of a replicated temperature needs.
-  """
-  if place.axis is None or place.mesh is not None:
-    axes: set[str] = set()
-  else:
-    axes = {place.axis} if isinstance(place.axis, str) else set(place.axis)
-  for leaf in jax.tree.leaves(tree):
-    axes |= jax.typeof(leaf).manual_axis_type.varying
-  return jax.tree.map(lambda x: _cast(x, axes), tree)
-
-
-def _cast(x, axes):
-  missing = tuple(sorted(axes - jax.typeof(x).manual_axis_type.varying))
-  return jax.lax.pcast(x, missing, to='varying') if missing else x
-
-
 def _like(tree, operand: tiles.Operand):
   """Casts fresh arrays to the device-varying type of the operands, which loops must carry unchanged."""
   axes = set(jax.typeof(operand.z).manual_axis_type.varying)
-  return jax.tree.map(lambda x: _cast(x, axes), tree)
+  return jax.tree.map(lambda x: cast_varying(x, axes), tree)
 
 
-# --- choosing the passes ---------------------------------------------------------------------------------------------
+# --- choosing the passes ---
 
 
 def _forward(plan, place, operands, constants):
@@ -95,10 +74,6 @@ def _backward(plan, place, operands, constants, states, cotangents):
 
 def _on_mesh(place: Place, local, split, whole, out_specs):
   """Runs on every device of the mesh's axis with its part of `split` and all of `whole`."""
-  if is_explicit(place.mesh, place.axis):
-    to = lambda x, spec: reshard(x, NamedSharding(place.mesh, spec))
-    split = jax.tree.map(lambda x: to(x, P(place.axis)), split)
-    whole = jax.tree.map(lambda x: to(x, P()), whole)
   return jax.shard_map(
     local,
     mesh=place.mesh,
@@ -108,7 +83,7 @@ def _on_mesh(place: Place, local, split, whole, out_specs):
   )(*split, whole)
 
 
-# --- this device alone -----------------------------------------------------------------------------------------------
+# --- this device alone ---
 
 
 def _tile_sizes(operands, limits: tuple[int, int]) -> list[int]:
@@ -152,7 +127,7 @@ def _here_backward(plan, limits, operands, constants, states, cotangents):
   return _untiled_all(of_operands, operands), of_constants
 
 
-# --- many devices: columns gathered once ------------------------------------------------------------------------------
+# --- many devices: columns gathered once ---
 
 
 def _two_sided(plan: Plan, operands, constants, *sides):
@@ -203,7 +178,7 @@ def _gathered_backward(plan, limits, axis, operands, constants, states, cotangen
   return _one_sided(original, (x, y), of_constants)
 
 
-# --- many devices: columns travelling ---------------------------------------------------------------------------------
+# --- many devices: columns travelling ---
 
 
 def _rotate(tree, axis: Axis):

@@ -1,19 +1,22 @@
 """Terms: a monoid, a value and a set, the last two functions of one (anchor, candidate) pair.
 
-A value or set is written for ONE pair of scalars and evaluated on whole tiles by `jax.vmap`, so the same function serves
+A value or set is written for ONE pair of scalars and evaluated on whole tiles by `jax.vmap`, so one function serves
 row statistics, column statistics and the transposed half of a symmetric problem.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.extend
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh, use_abstract_mesh
 from jaxtyping import Array, Bool, Float
 
 from contrastive_jax.similarity import monoids
 from contrastive_jax.similarity.monoids import Monoid
+from contrastive_jax.types import Refusal
 
 Entries = Mapping[str, Array]
 
@@ -59,7 +62,8 @@ def valid(pair: Pair):
   return keep
 
 
-def _same_id(pair: Pair):
+def same_id(pair: Pair):
+  """The two share an id (their position where no ids travel); an id of -1 equals none."""
   if 'id' not in pair.anchor:
     return pair.anchor['position'] == pair.other['position']
   return (pair.anchor['id'] == pair.other['id']) & (pair.anchor['id'] >= 0)
@@ -67,12 +71,12 @@ def _same_id(pair: Pair):
 
 def positive(pair: Pair):
   """Valid candidates with the anchor's `id` (its position where no ids travel); an id of -1 is never a positive."""
-  return valid(pair) & _same_id(pair)
+  return valid(pair) & same_id(pair)
 
 
 def negative(pair: Pair):
   """Valid candidates whose `id` is not the anchor's."""
-  return valid(pair) & ~_same_id(pair)
+  return valid(pair) & ~same_id(pair)
 
 
 def logsumexp(value: Value = dot, over: Set | None = valid) -> Term:
@@ -101,11 +105,11 @@ def minimum(value: Value = dot, over: Set | None = valid) -> Term:
 
 
 def top(k: int, value: Value = dot, over: Set | None = valid) -> Term:
-  """The k largest values `[n, k]`, descending, and the positions of their candidates `[n, k]` (-inf, -1 where fewer)."""
+  """The k largest values `[n, k]`, descending, and their candidates' positions `[n, k]`; -inf and -1 where fewer."""
   return Term(monoids.topk(k), value, over)
 
 
-# --- traced terms: closures made explicit ------------------------------------------------------------------------------
+# --- traced terms: closures made explicit ---
 
 
 class Traced(NamedTuple):
@@ -129,26 +133,45 @@ class Traced(NamedTuple):
     return hash(self.key)
 
 
-def _abstract(entries: Entries):
-  return {k: jax.ShapeDtypeStruct(v.shape[1:], v.dtype) for k, v in sorted(entries.items())}
+def _example(like: Array, shape):
+  """What one instance's entry looks like to the tracer."""
+  if _varies(like):
+    # Only a real array carries the type that says along which mesh axes of the caller's shard_map it differs.
+    return jax.lax.stop_gradient(like[(0,) * (like.ndim - len(shape))])
+  return jax.ShapeDtypeStruct(shape, like.dtype)
 
 
-def _trace(fn, dtype, anchor: Entries, other: Entries):
+def _varies(x) -> bool:
+  return bool(jax.typeof(x).manual_axis_type.varying)
+
+
+def _trace(fn, z: Array, anchor: Entries, other: Entries):
   def flat(inner, a, o):
     return fn(Pair(inner, a, o))
 
-  closed = jax.make_jaxpr(flat)(jax.ShapeDtypeStruct((), dtype), _abstract(anchor), _abstract(other))
+  sides = ({k: _example(v, v.shape[1:]) for k, v in sorted(side.items())} for side in (anchor, other))
+  # Without a mesh in its context the traced function runs on tiles of any: of one device, or of a shard_map's.
+  context = contextlib.nullcontext() if _varies(z) else use_abstract_mesh(AbstractMesh((), ()))
+  with context:
+    closed = jax.make_jaxpr(flat)(_example(z, ()), *sides)
   if [v.aval.shape for v in closed.jaxpr.outvars] != [()]:
-    raise ValueError('a value or set of a similarity term must return one scalar for one pair')
-  return closed.jaxpr, [jnp.asarray(c) for c in closed.consts]
+    raise Refusal('a value or set of a similarity term must return one scalar for one pair')
+  constants = [jnp.asarray(c) for c in closed.consts]
+  if _varies(z) and any(jnp.issubdtype(c.dtype, jnp.inexact) and not _varies(c) for c in constants):
+    # Its gradient would be summed over the devices tile by tile, in loops that devices may leave at different times.
+    raise Refusal(
+      'inside shard_map a term cannot close over a floating-point array that is the same on every device: let it '
+      'travel with the rows'
+    )
+  return closed.jaxpr, constants
 
 
-def trace(terms: Sequence[Term], dtype, anchor: Entries, other: Entries) -> tuple[tuple[Traced, ...], list[list[Array]]]:
+def trace(terms: Sequence[Term], z: Array, anchor: Entries, other: Entries):
   """Makes closures explicit: the traced terms, and the constants of each."""
   traced, constants = [], []
   for term in terms:
-    value, value_constants = _trace(term.value, dtype, anchor, other)
-    over, over_constants = (None, []) if term.over is None else _trace(term.over, dtype, anchor, other)
+    value, value_constants = _trace(term.value, z, anchor, other)
+    over, over_constants = (None, []) if term.over is None else _trace(term.over, z, anchor, other)
     if over is not None and _always(over):
       over, over_constants = None, []
     is_dot = value.outvars[0] is value.invars[0]
@@ -184,7 +207,9 @@ def values(term: Traced, constants, inner, anchor: Entries, other: Entries, axis
   return out.astype(inner.dtype)
 
 
-def members(term: Traced, constants, inner, anchor: Entries, other: Entries, real, axis: int) -> Bool[Array, 'r c'] | None:
+def members(
+  term: Traced, constants, inner, anchor: Entries, other: Entries, real, axis: int
+) -> Bool[Array, 'r c'] | None:
   """The term's set on a tile, None for everything; `real` excludes candidates that pad the last tile."""
   keep = None
   if term.over is not None:

@@ -1,8 +1,8 @@
 """Two-dimensional tiles on one device: statistics in one pass, gradients in a second that makes each tile again.
 
 A problem has two operands, or one whose rows are also the columns: then only tiles on and above the diagonal are made,
-each serving its rows and its columns. Reducing axis 1 of a tile serves anchors of the first operand, axis 0 those of the
-last. Nothing of size rows x columns outlives a tile.
+each serving its rows and its columns. Reducing axis 1 of a tile serves anchors of the first operand, axis 0 those of
+the last. Nothing of size rows x columns outlives a tile.
 """
 
 from typing import NamedTuple
@@ -35,7 +35,7 @@ class Plan(NamedTuple):
   precision: str
 
 
-# --- pytrees -----------------------------------------------------------------------------------------------------------
+# --- pytrees ---
 
 
 def _is_inexact(x) -> bool:
@@ -93,7 +93,7 @@ def tile_size(n: int, limit: int) -> int:
   return -(-n // -(-n // limit))
 
 
-# --- statistics ----------------------------------------------------------------------------------------------------------
+# --- statistics ---
 
 
 def empty(terms: tuple[Traced, ...], operand: Operand) -> tuple:

@@ -1,0 +1,117 @@
+"""What every loss does with its inputs: normalise, check, flatten views, average."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from contrastive_jax.similarity import Fold, Similarity, dot, logsumexp, total
+from contrastive_jax.types import Refusal
+
+
+def unit(x: Float[Array, '... d']) -> Float[Array, '... d']:
+  r"""Scales the last axis to unit Euclidean norm, :math:`x / \max(\lVert x \rVert, 10^{-12})`.
+
+  Computed in float32 at least and returned in the type of `x`. A zero row stays zero, with a finite gradient.
+  """
+  wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  square = jnp.square(wide).sum(-1, keepdims=True)
+  return (wide * jax.lax.rsqrt(jnp.maximum(square, 1e-24))).astype(x.dtype)
+
+
+def mean(values: Float[Array, '...'], where: Bool[Array, '...'] | None = None) -> Float[Array, '']:
+  """Mean of a loss's values over the anchors kept by `where` (all of them by default); 0 where none is kept.
+
+  Values of anchors that a loss masked are 0: pass the same mask here, so that they do not count in the divisor either.
+  """
+  if where is None:
+    return values.mean()
+  where = jnp.broadcast_to(where, values.shape)
+  return jnp.where(where, values, 0).sum() / jnp.maximum(where.sum(), 1).astype(values.dtype)
+
+
+def check_positive(name: str, value):
+  """Refuses a hyper-parameter <= 0 where it is known before compilation; traced values (a vmapped sweep) pass."""
+  if isinstance(value, int | float) and not value > 0:
+    raise Refusal(f'{name} must be > 0, but it is {value}')
+
+
+def check_sides(x: Array, y: Array, *, equal: bool = False):
+  """Refuses two-sided inputs that are not [B, D] and [M, D], M >= B (M = B if `equal`)."""
+  if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
+    raise Refusal(f'x must be [B, D] and y [M, D] with one D, but they are {x.shape} and {y.shape}')
+  if equal and x.shape[0] != y.shape[0]:
+    raise Refusal(f'x and y must have as many rows as each other, but they have {x.shape[0]} and {y.shape[0]}')
+
+
+def check_views(z: Array, *, at_least: int = 2, exactly: int | None = None):
+  """Refuses multi-view inputs that are not [V, B, D] or have too few views."""
+  if z.ndim != 3:
+    raise Refusal(f'z must be [V, B, D] (views, instances, features), but it is {z.shape}')
+  if z.shape[0] < at_least:
+    raise Refusal(f'the positives are the other views, so V >= {at_least} views are needed, but z is {z.shape}')
+  if exactly is not None and z.shape[0] != exactly:
+    raise Refusal(f'this loss is defined for V = {exactly} views, but z is {z.shape}')
+
+
+def wide(x: Array) -> Array:
+  """Float32 at least: similarities, temperatures and sums are never computed in half precision."""
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def flatten(z: Float[Array, 'v b d']) -> Float[Array, 'n d']:
+  """Rows instance-major (instance 0 in all its views first), so that a batch split over devices stays split."""
+  return jnp.swapaxes(z, 0, 1).reshape(z.shape[0] * z.shape[1], z.shape[2])
+
+
+def unflatten(values: Float[Array, ' n'], views: int) -> Float[Array, 'v b']:
+  """Inverse of `flatten` for one value a row."""
+  return values.reshape(values.shape[0] // views, views).T
+
+
+def symmetric(z: Float[Array, 'n d'], temperature, entries: Mapping[str, Array], fold: Fold | str, precision):
+  """The operator of rows against themselves, and the value that is its logit.
+
+  A scalar temperature is folded into the rows, half on each side, so the inner product is the logit. Temperatures per
+  anchor differ between the two directions of a pair and travel as an entry.
+  """
+  temperature = jnp.asarray(temperature, z.dtype)
+  if temperature.ndim == 0:
+    rows = {'z': z * jax.lax.rsqrt(temperature), **entries}
+    return Similarity(rows, fold=fold, precision=precision), dot
+  rows = {'z': z, 'scale': 1 / temperature, **entries}
+  return Similarity(rows, fold=fold, precision=precision), lambda pair: pair.dot * pair.anchor['scale']
+
+
+def per_row(temperature, z: Float[Array, 'v b d']):
+  """A temperature per anchor, `[B]` or `[V, B]`, in the order of `flatten`; a scalar stays one."""
+  if jnp.ndim(temperature) == 0:
+    return temperature
+  return jnp.broadcast_to(temperature, z.shape[:2]).T.reshape(-1)
+
+
+def gram(z: Float[Array, 'v b d']) -> Float[Array, 'b v v']:
+  """Similarities between the views of each instance."""
+  return jnp.einsum('vbd,wbd->bvw', z, z, precision='highest')
+
+
+def off_diagonal(views: int) -> Bool[Array, 'v v']:
+  """True between different views."""
+  return ~jnp.eye(views, dtype=bool)
+
+
+def global_logsumexp(values: Float[Array, ' n'], fold: Fold | str) -> tuple[Float[Array, ''], Float[Array, '']]:
+  """log sum exp of all devices' values, and how many they are.
+
+  Written as a similarity of one row with everyone's values, so that inside a caller's `shard_map` the ring brings the
+  other devices' values too.
+  """
+  op = Similarity({'z': jnp.ones((1, 1), values.dtype)}, {'z': values[:, None]}, fold=fold)
+  (lse, count), _ = op.reduce([logsumexp(), total(lambda pair: jnp.ones_like(pair.dot))])
+  return lse[0], count[0]
+
+
+Ids = Int[Array, ' n'] | None
+Mask = Bool[Array, ' n'] | None
+Temperature = float | Float[Array, '']

@@ -1,0 +1,168 @@
+"""Two-sided softmax losses: each row of x finds its partner among the rows of y."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from contrastive_jax.losses.inputs import Ids, Mask, Temperature, check_positive, check_sides, wide
+from contrastive_jax.similarity import Fold, Similarity, logsumexp, positive, total
+from contrastive_jax.types import Refusal
+
+
+def sides(x, y, x_id, y_id, x_mask, y_mask):
+  """The entries that travel with the rows and the columns; ids travel only where they are not the positions."""
+  sides = [dict(z=x), dict(z=y)]
+  for side, mask in zip(sides, (x_mask, y_mask), strict=True):
+    if mask is not None:
+      side['mask'] = jnp.asarray(mask)
+  if x_id is not None or y_id is not None:
+    for side, ids, z in zip(sides, (x_id, y_id), (x, y), strict=True):
+      side['id'] = jnp.arange(z.shape[0]) if ids is None else jnp.asarray(ids)
+  return sides
+
+
+def _paired(x, y, x_mask, y_mask):
+  """Row i's partner is row i: its logit and whether it exists, for the rows that have one."""
+  n = min(x.shape[0], y.shape[0])
+  logits = (x[:n] * y[:n]).sum(-1)
+  exists = jnp.ones(n, bool)
+  for mask in (x_mask, y_mask):
+    exists = exists if mask is None else exists & mask[:n]
+  return logits, exists
+
+
+def _value(lse, logit_sum, count, kept):
+  """-(mean positive logit) + log-sum-exp; 0 for anchors that are masked or have no positive."""
+  exists = count > 0 if kept is None else (count > 0) & kept
+  value = jnp.where(exists, lse, 0) - logit_sum / jnp.maximum(count, 1)
+  return jnp.where(exists, value, 0)
+
+
+def _both(x, y, temperature, x_id, y_id, x_mask, y_mask, fold, precision, directions):
+  check_sides(x, y)
+  check_positive('temperature', temperature)
+  x, y = wide(x), wide(y)
+  scale = jnp.asarray(temperature, x.dtype)
+  x = x / (scale if scale.ndim == 0 else scale[:, None])
+  rows, cols = sides(x, y, x_id, y_id, x_mask, y_mask)
+  by_position = 'id' not in rows
+  terms = [logsumexp()]
+  if not by_position:
+    terms += [total(over=positive), total(lambda pair: jnp.ones_like(pair.dot), over=positive)]
+  op = Similarity(rows, cols, fold=fold, precision=precision)
+  of_x, of_y = op.reduce(terms, terms if directions == 2 else [])
+  if by_position:
+    logits, exists = _paired(x, y, x_mask, y_mask)
+    of_x, of_y = (
+      (*side, *(jnp.pad(v, (0, z.shape[0] - v.shape[0])) for v in (jnp.where(exists, logits, 0), exists)))
+      for side, z in ((of_x, x), (of_y, y))
+    )
+  kept = [None if mask is None else jnp.asarray(mask) for mask in (x_mask, y_mask)]
+  return [_value(*side, mask) for side, mask in [(of_x, kept[0]), (of_y, kept[1])][:directions]]
+
+
+def info_nce(
+  x: Float[Array, 'b d'],
+  y: Float[Array, 'm d'],
+  *,
+  temperature: Temperature = 0.1,
+  x_id: Ids = None,
+  y_id: Ids = None,
+  x_mask: Mask = None,
+  y_mask: Mask = None,
+  fold: Fold | str = 'auto',
+  precision: str | None = None,
+) -> Float[Array, ' b']:
+  r"""InfoNCE: the cross-entropy of finding each anchor's positives among all candidates.
+
+  .. math:: \ell_i = -\frac{1}{|P_i|} \sum_{p \in P_i} \frac{x_i^\top y_p}{\tau}
+            + \log \sum_{j=1}^{M} \exp \frac{x_i^\top y_j}{\tau}
+
+  Several positives are averaged outside the logarithm and stay in the denominator.
+
+  Args:
+    x: anchors `[B, D]`, unit norm.
+    y: candidates `[M, D]`, unit norm. Without ids, the positive of `x[i]` is `y[i]`; further rows are negatives.
+    temperature: divides similarities; a scalar, or `[B]`, one per anchor. Learnable.
+    x_id: integers `[B]`; default: position. An id of -1 is never a positive.
+    y_id: integers `[M]`; candidates whose id equals the anchor's are its positives.
+    x_mask: `[B]`, False for anchors that do not count (padding).
+    y_mask: `[M]`, False for candidates that do not exist.
+    fold: 'auto', `dense()`, `chunked(rows, cols)`, `ring(axis)`, `local()`; never changes the value.
+    precision: of the products: None (float32), 'bfloat16', 'bfloat16_3x'.
+
+  Returns:
+    One value per anchor, `[B]`; 0 for masked anchors and for anchors without positives.
+
+  Raises:
+    ValueError: shapes that do not fit, a static temperature <= 0, an unknown fold or precision.
+
+  Source: van den Oord, Li and Vinyals, 2018, eq. 4; several positives as in Khosla et al., 2020, eq. 2.
+  """
+  return _both(x, y, temperature, x_id, y_id, x_mask, y_mask, fold, precision, 1)[0]
+
+
+def info_nce_both(
+  x: Float[Array, 'b d'],
+  y: Float[Array, 'm d'],
+  *,
+  temperature: Temperature = 0.1,
+  x_id: Ids = None,
+  y_id: Ids = None,
+  x_mask: Mask = None,
+  y_mask: Mask = None,
+  fold: Fold | str = 'auto',
+  precision: str | None = None,
+) -> tuple[Float[Array, ' b'], Float[Array, ' m']]:
+  r"""InfoNCE in both directions from one pass over the logits: `x` among `y`, and `y` among `x`.
+
+  For M != B (K captions for each image, further negatives) the directions have different lengths, so both are
+  returned. Arguments and errors as in `info_nce`, except that `temperature` is a scalar.
+
+  Returns:
+    `([B], [M])`, each as `info_nce` would return it with the sides in that order.
+
+  Source: Radford et al., 2021, figure 3.
+  """
+  if jnp.ndim(temperature) != 0:  # one per row of x would not say which temperature the rows of y use
+    raise Refusal(f'temperature must be a scalar for a loss of both directions, but it is {jnp.shape(temperature)}')
+  of_x, of_y = _both(x, y, temperature, x_id, y_id, x_mask, y_mask, fold, precision, 2)
+  return of_x, of_y
+
+
+def symmetric_info_nce(
+  x: Float[Array, 'b d'],
+  y: Float[Array, 'b d'],
+  *,
+  temperature: Temperature = 0.07,
+  x_id: Ids = None,
+  y_id: Ids = None,
+  x_mask: Mask = None,
+  y_mask: Mask = None,
+  fold: Fold | str = 'auto',
+  precision: str | None = None,
+) -> Float[Array, ' b']:
+  r"""Symmetric InfoNCE, the loss of CLIP: the mean of both directions, from one pass over the logits.
+
+  .. math:: \ell_i = \tfrac12 \big( \mathrm{InfoNCE}(x \to y)_i + \mathrm{InfoNCE}(y \to x)_i \big)
+
+  Arguments and errors as in `info_nce_both`; `y` has as many rows as `x`. The default temperature is the paper's
+  initial value.
+
+  Returns:
+    One value per pair, `[B]`.
+
+  Source: Radford et al., 2021, figure 3.
+  """
+  check_sides(x, y, equal=True)
+  of_x, of_y = info_nce_both(
+    x,
+    y,
+    temperature=temperature,
+    x_id=x_id,
+    y_id=y_id,
+    x_mask=x_mask,
+    y_mask=y_mask,
+    fold=fold,
+    precision=precision,
+  )
+  return (of_x + of_y) / 2

@@ -1,0 +1,73 @@
+"""Alignment and uniformity: two statistics of unit vectors, scalars both."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from contrastive_jax.losses import inputs
+from contrastive_jax.similarity import Fold, Similarity, logsumexp
+from contrastive_jax.types import Refusal
+
+
+def alignment(x: Float[Array, 'b d'], y: Float[Array, 'b d'], *, exponent: float = 2) -> Float[Array, '']:
+  r"""Mean distance between the embeddings of positive pairs, :math:`\frac1B \sum_i \lVert x_i - y_i \rVert^{\alpha}`.
+
+  Nothing is compared but each pair, so there is no fold to choose.
+
+  Args:
+    x: `[B, D]`, unit norm.
+    y: `[B, D]`, the positives.
+    exponent: alpha, 2 in the paper.
+
+  Returns:
+    A scalar. The gradient at coinciding pairs is 0 for exponents >= 1.
+
+  Raises:
+    ValueError: shapes that differ, exponent <= 0.
+
+  Source: Wang and Isola, 2020, section 4.1.1.
+  """
+  inputs.check_sides(x, y, equal=True)
+  inputs.check_positive('exponent', exponent)
+  square = jnp.square(inputs.wide(x) - inputs.wide(y)).sum(-1)
+  if exponent == 2:
+    return square.mean()
+  some = square > 0  # a fractional power has no derivative at 0
+  return jnp.where(some, jnp.where(some, square, 1) ** (exponent / 2), 0).mean()
+
+
+def uniformity(
+  x: Float[Array, 'b d'],
+  *,
+  t: float | Float[Array, ''] = 2,
+  fold: Fold | str = 'auto',
+  precision: str | None = None,
+) -> Float[Array, '']:
+  r"""Logarithm of the mean Gaussian potential between all pairs,
+  :math:`\log \frac{2}{B(B-1)} \sum_{i<j} e^{-t \lVert x_i - x_j \rVert^2}`.
+
+  0 when all rows coincide; -4t B / (B - 1)-like values when they spread; near -2t for random unit vectors of high
+  dimension. Exact for rows of any norm.
+
+  Args:
+    x: `[B, D]`, B >= 2.
+    t: width of the potential, 2 in the paper.
+    fold: 'auto', `dense()`, `chunked(rows, cols)`, `ring(axis)`, `local()`; never changes the value.
+    precision: of the products: None (float32), 'bfloat16', 'bfloat16_3x'.
+
+  Returns:
+    A scalar. Inside a caller's `shard_map` with `ring(axis)`: the statistic of all devices' rows, on each device.
+
+  Raises:
+    ValueError: `x` is not `[B, D]`, B < 2, t <= 0, an unknown fold or precision.
+
+  Source: Wang and Isola, 2020, section 4.1.2.
+  """
+  if x.ndim != 2 or x.shape[0] < 2:
+    raise Refusal(f'uniformity needs rows [B, D], B >= 2, but x is {x.shape}')
+  inputs.check_positive('t', t)
+  x = inputs.wide(x)
+  half = t * jnp.square(x).sum(-1)
+  op = Similarity({'z': x * jnp.sqrt(2 * jnp.asarray(t, x.dtype)), 'half': half}, fold=fold, precision=precision)
+  (lse,), _ = op.reduce([logsumexp(lambda pair: pair.dot - pair.anchor['half'] - pair.other['half'])])
+  potential, count = inputs.global_logsumexp(lse, fold)
+  return potential - jnp.log(count * (count - 1))
