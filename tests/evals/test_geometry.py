@@ -170,8 +170,11 @@ def test_sharded_rows_give_the_numbers_of_one_device(rows_sharding):
   x, a, b = (sphere(1104, 8, seed) for seed in range(3))
   label = np.random.default_rng(0).integers(-1, 5, 1104).astype(np.int32)
   run = geometry.make(samples=300).run
-  split = (jax.device_put(v, rows_sharding) for v in (x, a, b))
-  assert run(closure(*split, label=label)) == pytest.approx(run(closure(x, a, b, label=label)), abs=1e-5)
+  split = [jax.device_put(v, rows_sharding) for v in (x, a, b)]
+  expected = pytest.approx(run(closure(x, a, b, label=label)), abs=1e-5)
+  assert run(closure(*split, label=label)) == expected
+  with jax.set_mesh(rows_sharding.mesh):
+    assert run(closure(*split, label=label)) == expected
 
 
 def test_what_has_no_geometry_is_refused():

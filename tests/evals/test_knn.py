@@ -99,7 +99,10 @@ def test_sharded_rows_give_the_numbers_of_one_device(rows_sharding):
   train, test = embedded(y, label), embedded(x, truth)
   split = [e._replace(features=jax.device_put(e.features, rows_sharding)) for e in (train, test)]
   run = knn.make().run
-  assert run(closure(*split)) == run(closure(train, test))
+  expected = run(closure(train, test))
+  assert run(closure(*split)) == expected
+  with jax.set_mesh(rows_sharding.mesh):  # a current mesh, with rows on it or on the host
+    assert run(closure(*split)) == run(closure(train, test)) == expected
 
 
 def test_no_matrix_of_all_pairs_is_made():
