@@ -1,0 +1,81 @@
+"""The shape of every model: two pure functions over nested dicts of arrays."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from contrastive_jax.models import options
+from contrastive_jax.types import Array, Params, Refusal, State
+
+
+class Encoder(NamedTuple):
+  """A model. `train` is a Python bool; everything else may be traced.
+
+  Attributes:
+    init: `(key, x) -> (params, stats)`. x is an example batch [b, ...], of which only shape and dtype matter. Both
+      results are nested dicts of float32 arrays (float64 where the model computes in float64); stats is {} for
+      a model without batch statistics.
+    apply: `(params, stats, x, *, keys=None, train=False) -> (y [b, d], stats)`. y has the dtype of the parameters
+      whatever the computation ran in. keys [b] holds one PRNG key per example: needed by dropout and stochastic
+      depth when train=True, not looked at otherwise. stats changes only when train=True.
+    per_example: False when `apply` with train=True mixes the examples of a batch (batch norm), so that a batch
+      must not be cut.
+  """
+
+  init: Callable[..., tuple[Params, State]]
+  apply: Callable[..., tuple[Array, State]]
+  per_example: bool
+
+
+def from_module(module: nn.Module, *, per_example: bool, stochastic: bool) -> Encoder:
+  """Wraps a flax module as an Encoder.
+
+  Args:
+    module: called as `module(x, train=bool)`; has a field `param_dtype`; draws from the stream 'dropout' only and
+      keeps variables in 'params' and 'batch_stats' only.
+    per_example: the module has no batch statistics.
+    stochastic: the module draws random numbers when train=True. It is then applied to each example with that
+      example's key, so that the result does not depend on how the batch is cut.
+
+  Raises:
+    Refusal: stochastic and not per_example. `init` and `apply` refuse inputs that are not floating-point (raw pixels),
+      `apply` refuses train=True without keys where they are needed.
+  """
+  if stochastic and not per_example:
+    raise Refusal(
+      "dropout and stochastic depth treat each example alone and norm 'batch' mixes the examples: "
+      'set their rates to 0 or choose another norm'
+    )
+
+  def init(key: Array, x: Array) -> tuple[Params, State]:
+    options.floating(x)
+    # One example of zeros: nothing here depends on the values, and slicing x would fail where it is sharded.
+    variables = module.init(key, jnp.zeros((1, *x.shape[1:]), x.dtype), train=False)
+    # Flax always creates float32 statistics; in a float64 model the first update would change their dtype.
+    stats = jax.tree.map(lambda leaf: leaf.astype(module.param_dtype), variables.get('batch_stats', {}))
+    return variables['params'], stats
+
+  def apply(
+    params: Params, stats: State, x: Array, *, keys: Array | None = None, train: bool = False
+  ) -> tuple[Array, State]:
+    options.floating(x)
+    variables = {'params': params, 'batch_stats': stats}
+    if train and stochastic:
+      if keys is None:
+        raise Refusal('a model with dropout or stochastic depth needs `keys`, one per example, when train=True')
+
+      def one(example, key):
+        return module.apply(variables, example[None], train=True, rngs={'dropout': key})[0]
+
+      y = jax.vmap(one)(x, keys)
+    elif train and not per_example:
+      y, updated = module.apply(variables, x, train=True, mutable=['batch_stats'])
+      stats = updated['batch_stats']
+    else:
+      y = module.apply(variables, x, train=train)
+    return y.astype(module.param_dtype), stats
+
+  return Encoder(init, apply, per_example)
