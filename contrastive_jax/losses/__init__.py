@@ -14,7 +14,7 @@ from contrastive_jax.losses.inputs import mean, unit
 from contrastive_jax.losses.multiview import decoupled, mv_dhel, mv_info_nce, nt_xent, sup_con
 from contrastive_jax.losses.sigmoid import sigmoid
 from contrastive_jax.losses.softmax import info_nce, info_nce_both, symmetric_info_nce
-from contrastive_jax.losses.uniformity import alignment, uniformity
+from contrastive_jax.losses.uniformity import align_uniform, alignment, uniformity
 from contrastive_jax.similarity import Chunked as chunked
 from contrastive_jax.similarity import Dense as dense
 from contrastive_jax.similarity import Local as local
@@ -22,6 +22,7 @@ from contrastive_jax.similarity import Ring as ring
 
 # What the law tests run through the gauntlet, and what a config of `pair` can name.
 PAIRWISE = (
+  'align_uniform',
   'decoupled',
   'info_nce',
   'info_nce_both',

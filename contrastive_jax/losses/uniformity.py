@@ -71,3 +71,42 @@ def uniformity(
   (lse,), _ = op.reduce([logsumexp(lambda pair: pair.dot - pair.anchor['half'] - pair.other['half'])])
   potential, count = inputs.global_logsumexp(lse, fold)
   return potential - jnp.log(count * (count - 1))
+
+
+def align_uniform(
+  z: Float[Array, 'v b d'],
+  *,
+  align_weight: float = 1.0,
+  uniform_weight: float = 1.0,
+  exponent: float = 2,
+  t: float | Float[Array, ''] = 2,
+  fold: Fold | str = 'auto',
+  precision: str | None = None,
+) -> Float[Array, '']:
+  r"""Alignment and uniformity as an objective, for any number of views.
+
+  .. math:: \alpha \, \frac{2}{V(V-1)} \sum_{v<w} \mathrm{alignment}(z_v, z_w)
+            + \beta \, \frac1V \sum_v \mathrm{uniformity}(z_v)
+
+  Args:
+    z: `[V, B, D]`, unit norm, V >= 2.
+    align_weight: alpha.
+    uniform_weight: beta.
+    exponent: of the alignment.
+    t: of the uniformity.
+    fold: as in `uniformity`.
+    precision: as in `uniformity`.
+
+  Returns:
+    A scalar.
+
+  Raises:
+    ValueError: `z` is not `[V, B, D]`, V < 2, and as in `alignment` and `uniformity`.
+
+  Source: Wang and Isola, 2020, section 4.2; several views as the mean over pairs and over views.
+  """
+  inputs.check_views(z)
+  pairs = [(v, w) for w in range(z.shape[0]) for v in range(w)]
+  aligned = jnp.stack([alignment(z[v], z[w], exponent=exponent) for v, w in pairs]).mean()
+  spread = jnp.stack([uniformity(view, t=t, fold=fold, precision=precision) for view in z]).mean()
+  return align_weight * aligned + uniform_weight * spread

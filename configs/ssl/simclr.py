@@ -1,0 +1,11 @@
+"""SimCLR (Chen et al., 2020) on the digits that scikit-learn ships.
+
+python -m contrastive_jax.train --config=configs/ssl/simclr.py --workdir=runs/simclr
+"""
+
+from configs import common
+
+
+def get_config(variant: str = ''):
+  """`:tiny` runs two steps."""
+  return common.digits(dict(name='pair', loss='nt_xent', temperature=0.2), variant)

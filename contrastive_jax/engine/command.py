@@ -1,0 +1,79 @@
+"""The command line of every entry point: --config, overrides --config.KEY=VALUE, --workdir; refusals in one line."""
+
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+
+from contrastive_jax.types import Refusal
+
+_CONFIG = flags.DEFINE_string('config', None, 'Config file, FILE.py or FILE.py:VARIANT.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the run.')
+
+
+def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
+  """Separates `--config.KEY=VALUE` arguments, which no flag is defined for, from the rest.
+
+  Raises:
+    Refusal: one without a value.
+  """
+  rest, overrides = [], {}
+  for argument in argv:
+    name = argument.lstrip('-')
+    if argument.startswith('-') and name.startswith('config.'):
+      key, equals, value = name.removeprefix('config.').partition('=')
+      if not equals:
+        raise Refusal(f"'{argument}' needs a value: --config.{key}=VALUE")
+      overrides[key] = value
+    else:
+      rest.append(argument)
+  return rest, overrides
+
+
+def run(main: Callable, *, config_from_workdir: bool = False):
+  """Runs `main(config, workdir)`.
+
+  A Refusal, or a ValueError of a library while the run is set up, ends with its message and exit code 2; a loss that is
+  no number with exit code 1.
+
+  Args:
+    config_from_workdir: --config may be left out: the config is that of the run in --workdir.
+  """
+  overrides: dict[str, str] = {}
+
+  def parse(argv):
+    rest, found = split_overrides(argv)
+    overrides.update(found)
+    return flags.FLAGS(rest)
+
+  def start(argv):
+    from contrastive_jax.engine import resolve
+    from contrastive_jax.engine.reporter import NonFinite
+
+    if flags.FLAGS['verbosity'].using_default_value:
+      logging.set_verbosity(logging.WARNING)  # the checkpoint library tells every step of its work
+    try:
+      if len(argv) > 1:
+        raise Refusal(f"unexpected argument '{argv[1]}'")
+      if _WORKDIR.value is None:
+        raise Refusal('--workdir is needed: the directory of the run')
+      if _CONFIG.value is None and not config_from_workdir:
+        raise Refusal('--config is needed: a config file, such as configs/ssl/simclr.py')
+      config = resolve.load(_CONFIG.value or _WORKDIR.value, overrides)
+      main(config, _WORKDIR.value)
+    except Refusal as refusal:
+      _exit(refusal, 2)
+    except NonFinite as problem:
+      _exit(problem, 1)
+
+  try:
+    app.run(start, flags_parser=parse)
+  except Refusal as refusal:
+    _exit(refusal, 2)
+  except flags.Error as error:
+    _exit(error, 2)
+
+
+def _exit(problem: Exception, code: int):
+  print(f'error: {problem}', file=sys.stderr)
+  sys.exit(code)

@@ -1,0 +1,91 @@
+"""Embedding whole splits, and running evaluators on them and on their floors."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from contrastive_jax import losses
+from contrastive_jax.data.pipeline import sweep
+from contrastive_jax.data.sources import Source
+from contrastive_jax.data.views import Views
+from contrastive_jax.engine.state import batch_sharding
+from contrastive_jax.evals.evaluator import Evaluator
+from contrastive_jax.types import Embedded, Params, State
+
+# Augmented views for evaluators come from a stream of their own, the same at every evaluation.
+VIEW_STEP = 2**31 - 2
+
+
+class Embedder:
+  """`embed(split, view=None) -> Embedded` of fixed parameters, each split and view computed once.
+
+  Compiled once for a run: `at(params, state)` binds parameters to the same compiled function.
+  """
+
+  def __init__(self, embed: Callable, sources: Mapping[str, Source], views: Views, *, mesh, batch_size: int, seed: int):
+    self._sources, self._mesh = sources, mesh
+    self._batch_size = -(-batch_size // mesh.size) * mesh.size
+
+    def plain(params, state, image):
+      return embed(params, state, {'view_0': jax.vmap(views.plain)(image)})
+
+    def augmented(params, state, image, index, view):
+      key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), VIEW_STEP), view)
+      keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+      return embed(params, state, {'view_0': jax.vmap(views.augment)(keys, image)})
+
+    self._plain, self._augmented = jax.jit(plain), jax.jit(augmented)
+
+  def at(self, params: Params, state: State) -> Callable[..., Embedded]:
+    """`embed` of these parameters."""
+    made: dict[tuple[str, int | None], Embedded] = {}
+
+    def embed(split: str, view: int | None = None) -> Embedded:
+      if (split, view) not in made:
+        made[split, view] = self._embed(params, state, split, view)
+      return made[split, view]
+
+    return embed
+
+  def _embed(self, params, state, split: str, view: int | None) -> Embedded:
+    parts: list[dict[str, np.ndarray]] = []
+    sharding = batch_sharding(self._mesh)
+    for batch in sweep(self._sources[split], batch_size=self._batch_size):
+      image = jax.device_put(batch['image'], sharding)
+      if view is None:
+        out = self._plain(params, state, image)
+      else:
+        index, view_ = jax.device_put(batch['index'], sharding), jax.device_put(np.int32(view))
+        out = self._augmented(params, state, image, index, view_)
+      kept = {k: np.asarray(v)[batch['mask']] for k, v in jax.device_get(out).items()}
+      absent = np.full(len(batch['index']), -1, np.int32)
+      parts.append(kept | {k: np.asarray(batch.get(k, absent))[batch['mask']] for k in ('label', 'index')})
+    return Embedded(*(np.concatenate([p[k] for p in parts]) for k in Embedded._fields))
+
+
+def raw_pixels(params, state, batch) -> dict[str, jax.Array]:
+  """The `embed` of a method that is no method: the floor that any representation should pass."""
+  del params, state
+  pixels = batch['view_0'].reshape(batch['view_0'].shape[0], -1)
+  return {'features': pixels, 'projection': losses.unit(pixels)}
+
+
+def scores(evaluators: Mapping[str, Evaluator], embed: Callable[..., Embedded]) -> dict[str, float]:
+  """The scores of all evaluators, in one dictionary."""
+  found: dict[str, float] = {}
+  for evaluator in evaluators.values():
+    found |= evaluator.run(embed)
+  return found
+
+
+def example_views(source: Source, views: Views) -> dict[str, jnp.ndarray]:
+  """Shapes of a batch of views, for `Method.init`."""
+  image = jax.ShapeDtypeStruct(source.image_shape, jnp.uint8)
+  view = jax.eval_shape(views.plain, image)
+  return {
+    'view_0': jax.ShapeDtypeStruct((2, *view.shape), view.dtype),
+    'index': jax.ShapeDtypeStruct((2,), jnp.int32),
+    'label': jax.ShapeDtypeStruct((2,), jnp.int32),
+  }

@@ -1,0 +1,128 @@
+"""Gradients of a method's loss: plain, or cached over micro-batches with the same negatives.
+
+Gradient accumulation is not offered: the loss of a micro-batch has only the negatives of that micro-batch.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from contrastive_jax.engine.state import AXIS, TrainState
+from contrastive_jax.methods.base import Method, Output
+from contrastive_jax.types import Refusal
+
+
+class Keys(NamedTuple):
+  """The two streams of a step: one for encoders (drawn per example), one for the loss."""
+
+  encode: jax.Array
+  loss: jax.Array
+
+
+def step_keys(seed: int, step) -> Keys:
+  """Keys as a function of (seed, step) alone."""
+  key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), step)
+  return Keys(*jax.random.split(key))
+
+
+def plain(method: Method, expand: Callable, *, seed: int):
+  """`(train_state, raw batch) -> (Output, gradients)`: views, encoders and loss differentiated as one function."""
+
+  def gradients(train_state: TrainState, raw):
+    step, keys = train_state.step, step_keys(seed, train_state.step)
+    batch = expand(raw, step)
+
+    def objective(params):
+      features, state = method.encode(params, train_state.state, batch, key=keys.encode, step=step, train=True)
+      out = method.loss(params, state, features, batch, key=keys.loss, step=step)
+      return out.loss, out
+
+    of_params, out = jax.grad(objective, has_aux=True)(train_state.params)
+    return out, of_params
+
+  return gradients
+
+
+def cached(method: Method, expand: Callable, *, seed: int, microbatch: int, mesh):
+  """The gradient of the whole batch's loss with the activations of one micro-batch at a time (GradCache).
+
+  Embeds all micro-batches without gradient, takes value and gradient of the loss with respect to parameters and
+  features, and embeds each again with the same keys, pulling its features' cotangent back. A host loop over three
+  compiled functions: the loss sees all features, encoders never more than `microbatch` examples.
+
+  Args:
+    microbatch: examples embedded at once, over all devices; divides the batch, and is divided by the devices.
+
+  Raises:
+    Refusal: the method's encoders mix the examples of a batch (batch norm), or sizes that do not divide.
+
+  Source: Gao et al., 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", section 3.2.
+  """
+  if not method.per_example:
+    raise Refusal(
+      "cached gradients embed micro-batches, but this method's encoders mix the examples of a batch: choose "
+      "norm='group' or leave config.train.microbatch unset"
+    )
+  if microbatch % mesh.size:
+    raise Refusal(f'config.train.microbatch={microbatch} does not divide among {mesh.size} devices')
+
+  # Every device cuts its own examples, so that no example moves: piece m holds part m of each device's share.
+  split = NamedSharding(mesh, P(AXIS))
+
+  def take(tree, m):
+    size = microbatch // mesh.size
+
+    def one(x):
+      shares = x.reshape(mesh.size, -1, *x.shape[1:])
+      piece = jax.lax.dynamic_slice_in_dim(shares, m * size, size, axis=1)
+      return jax.lax.with_sharding_constraint(piece.reshape(microbatch, *x.shape[1:]), split)
+
+    return jax.tree.map(one, tree)
+
+  def put_back(pieces):
+    def one(*xs):
+      stacked = jnp.stack([x.reshape(mesh.size, -1, *x.shape[1:]) for x in xs], axis=1)
+      return jax.lax.with_sharding_constraint(stacked.reshape(-1, *xs[0].shape[1:]), split)
+
+    return jax.tree.map(one, *pieces)
+
+  def encode(params, train_state, raw, m):
+    batch = expand(take(raw, m), train_state.step)
+    key = step_keys(seed, train_state.step).encode
+    return method.encode(params, train_state.state, batch, key=key, step=train_state.step, train=True)[0]
+
+  @jax.jit
+  def embed(train_state, raw, m):
+    return encode(train_state.params, train_state, raw, m)
+
+  @jax.jit
+  def of_loss(train_state: TrainState, raw, pieces):
+    key = step_keys(seed, train_state.step).loss
+
+    def objective(params, features):
+      out = method.loss(params, train_state.state, features, raw, key=key, step=train_state.step)
+      return out.loss, out
+
+    gradients, out = jax.grad(objective, argnums=(0, 1), has_aux=True)(train_state.params, put_back(pieces))
+    return out, *gradients
+
+  @jax.jit
+  def pull_back(train_state, raw, of_features, gradients, m):
+    pullback = jax.vjp(lambda params: encode(params, train_state, raw, m), train_state.params)[1]
+    return jax.tree.map(jnp.add, gradients, pullback(take(of_features, m))[0])
+
+  def gradients(train_state: TrainState, raw) -> tuple[Output, object]:
+    size = raw['index'].shape[0]
+    if size % microbatch:
+      raise Refusal(f'config.train.microbatch={microbatch} does not divide config.data.batch_size={size}')
+    pieces = [embed(train_state, raw, m) for m in range(size // microbatch)]
+    out, of_params, of_features = of_loss(train_state, raw, pieces)
+    for m in range(size // microbatch):
+      of_params = pull_back(train_state, raw, of_features, of_params, m)
+    return out, of_params
+
+  return gradients

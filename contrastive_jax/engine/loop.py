@@ -1,0 +1,164 @@
+"""The loop: fetch, step, report the step before, evaluate, checkpoint, refresh. It never asks which method it runs."""
+
+import contextlib
+import pathlib
+import signal
+
+import jax
+import numpy as np
+
+from contrastive_jax.data.pipeline import Batches, sweep
+from contrastive_jax.engine import evaluation, workdir
+from contrastive_jax.engine.checkpoint import Checkpoints
+from contrastive_jax.engine.gradient import step_keys
+from contrastive_jax.engine.reporter import Reporter
+from contrastive_jax.engine.setup import Run
+from contrastive_jax.engine.state import TrainState, batch_sharding
+from contrastive_jax.engine.warmstart import warm_start
+from contrastive_jax.types import Refusal
+
+# Where --profile starts and ends: late enough that everything is compiled.
+PROFILE_STEPS = (10, 15)
+
+
+def fit(run: Run, path: pathlib.Path, *, profile: bool = False) -> dict[str, float]:
+  """Trains until the last step, or continues a run that was interrupted; returns the last scores.
+
+  Raises:
+    NonFinite: a loss or gradient is not finite.
+    Refusal: the checkpoints there are of another model, or all damaged.
+    SystemExit: SIGTERM came; the state is saved.
+  """
+  options, total = run.options, run.info.total_steps
+  checkpoints = Checkpoints(path / 'checkpoints', keep_last=options.keep_last, keep_best=options.keep_best)
+  fresh = run.fresh()
+  run = _with_floors(run, path, fresh)
+  found = checkpoints.restore(fresh)
+  state, start = found or (warm_start(fresh, options.init_from, options.init_skip), 0)
+  batches = Batches(
+    run.sources['train'],
+    seed=run.seed,
+    batch_size=run.batch_size,
+    start=start,
+    stop=total,
+    put=lambda batch: jax.device_put(batch, batch_sharding(run.mesh)),
+  )
+  reporter = Reporter(
+    path,
+    start=start,
+    total=total,
+    log_every=options.log_every,
+    batch_size=run.batch_size,
+    waited=lambda: batches.waited,
+    last_good=lambda: max(checkpoints.steps(), default=None),
+    glossary=run.glossary,
+  )
+  if start:
+    reporter.message(f'continuing from step {start}')
+  with contextlib.ExitStack() as stack:
+    for resource in (checkpoints, reporter, batches):
+      stack.enter_context(contextlib.closing(resource))
+    stopping = stack.enter_context(_sigterm())
+    state, scores = _train(run, path, state, batches, checkpoints, reporter, stopping, profile)
+    checkpoints.wait()
+    if stopping() and int(state.step) < total:
+      raise SystemExit(f'stopped by SIGTERM at step {int(state.step)}, which is saved; the same command continues')
+  return _finish(run, path, state, scores)
+
+
+def _train(run: Run, path, state, batches, checkpoints, reporter, stopping, profile):
+  total, scores, pending = run.info.total_steps, {}, None
+  eval_every = run.options.eval_every or max(1, total // 5)
+  checkpoint_every = run.options.checkpoint_every or max(1, total // 10)
+  for step, batch in batches:
+    done = step + 1
+    with _profiled(path, profile, step):
+      # Asynchronous: the host goes on while the devices work. Nothing moves between them unasked.
+      with jax.transfer_guard('disallow'):
+        state, metrics = run.step(state, batch)
+      # The step before is finished by now, or soon: to report it does not make the devices wait.
+      if pending is not None:
+        reporter.step(*pending)
+      pending = done, metrics
+    last, evaluates = done == total or stopping(), done % eval_every == 0 or done == total
+    if evaluates or last or done % checkpoint_every == 0:
+      # A state whose loss is no number is neither measured nor saved over a good one.
+      reporter.step(*pending)
+      pending = None
+      if evaluates:
+        scores = evaluation.scores(run.evaluators, run.embedder.at(state.params, state.state))
+        workdir.add_evaluation(path, done, scores)
+        reporter.scores(done, scores)
+      state = _refresh(run, state, done)
+      if last or done % checkpoint_every == 0:
+        checkpoints.save(done, state, score=scores.get(run.options.best) if evaluates else None)
+      reporter.pause()
+    else:
+      state = _refresh(run, state, done)
+    if last:
+      break
+  return state, scores
+
+
+def _refresh(run: Run, state: TrainState, done: int) -> TrainState:
+  """The method's own work at the end of an epoch, where it has any."""
+  if run.method.refresh is None or done % run.info.steps_per_epoch:
+    return state
+  embed = run.embedder.at(state.params, state.state)
+  key = step_keys(run.seed, state.step).loss
+  return state._replace(state=run.method.refresh(state.params, state.state, embed, key=key, step=state.step))
+
+
+def _with_floors(run: Run, path: pathlib.Path, fresh: TrainState) -> Run:
+  """Scores raw pixels and the encoder before training, once; evaluators that the data does not allow are left out."""
+  record = workdir.read_evaluations(path)
+  if record['floors']:
+    return run._replace(evaluators={k: v for k, v in run.evaluators.items() if k in record['evaluators']})
+  floors = {'raw pixels': run.pixels.at({}, {}), 'random encoder': run.embedder.at(fresh.params, fresh.state)}
+  usable, scores = {}, {name: {} for name in floors}
+  for name, evaluator in run.evaluators.items():
+    try:
+      found = {floor: evaluator.run(embed) for floor, embed in floors.items()}
+    except Refusal as refusal:
+      print(f'evaluation {name} is left out: {refusal}', flush=True)
+      continue
+    usable[name] = evaluator
+    scores = {floor: scores[floor] | found[floor] for floor in floors}
+  workdir.write_floors(path, scores, list(usable))
+  return run._replace(evaluators=usable)
+
+
+def _finish(run: Run, path: pathlib.Path, state: TrainState, scores: dict[str, float]) -> dict[str, float]:
+  """Scores of the last step, and the report."""
+  embed = run.embedder.at(state.params, state.state)
+  if not scores:
+    scores = evaluation.scores(run.evaluators, embed)
+    workdir.add_evaluation(path, int(state.step), scores)
+  if run.options.report:
+    from contrastive_jax.engine import report  # matplotlib and scikit-learn, only where a report is made
+
+    batches = sweep(run.sources['test'], batch_size=min(1024, run.sources['test'].num_examples))
+    images = np.concatenate([b['image'][b['mask']] for b in batches])
+    workdir.write_embeddings(path, embed('test'), images)
+    print(f'report: {report.build(path)}', flush=True)
+  return scores
+
+
+@contextlib.contextmanager
+def _sigterm():
+  """Yields a function that says whether SIGTERM came."""
+  came: list[bool] = []
+  before = signal.signal(signal.SIGTERM, lambda *_: came.append(True))
+  try:
+    yield lambda: bool(came)
+  finally:
+    signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _profiled(path: pathlib.Path, wanted: bool, step: int):
+  if wanted and step == PROFILE_STEPS[0]:
+    jax.profiler.start_trace(str(path / 'profile'))
+  yield
+  if wanted and step == PROFILE_STEPS[1]:
+    jax.profiler.stop_trace()

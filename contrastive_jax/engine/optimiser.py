@@ -1,0 +1,145 @@
+"""Optimisers and schedules from optax, with decay and learning rates by parameter path."""
+
+import re
+from collections.abc import Callable
+
+import jax
+import optax
+
+from contrastive_jax.engine.state import path_name
+from contrastive_jax.types import Refusal, nearest
+
+Rates = tuple[tuple[str, float], ...]
+
+# Biases and the scales of norms are neither decayed nor, under LARS, rescaled.
+NO_DECAY = r'.*(bias|scale|temperature)'
+
+_SCALINGS: dict[str, Callable[[float], float]] = {
+  'none': lambda batch_size: 1.0,
+  'linear': lambda batch_size: batch_size / 256,
+  'sqrt': lambda batch_size: (batch_size / 256) ** 0.5,
+}
+
+
+def _peak(learning_rate: float, scaling: str, batch_size: int) -> float:
+  if scaling not in _SCALINGS:
+    raise Refusal(f"unknown scaling '{scaling}' in config.schedule{nearest(scaling, _SCALINGS)}")
+  return learning_rate * _SCALINGS[scaling](batch_size)
+
+
+def cosine(
+  total_steps: int,
+  batch_size: int,
+  *,
+  learning_rate: float = 0.3,
+  scaling: str = 'linear',
+  warmup: float = 0.1,
+  final: float = 0.0,
+) -> optax.Schedule:
+  """Linear warm-up over the first `warmup` share of the steps, then half a cosine down to `final` times the peak.
+
+  The peak is `learning_rate` times (batch size / 256) to the power 1 ('linear'), 0.5 ('sqrt') or 0 ('none').
+  """
+  peak = _peak(learning_rate, scaling, batch_size)
+  rising = round(warmup * total_steps)
+  return optax.warmup_cosine_decay_schedule(
+    0.0 if rising else peak, peak, rising, max(total_steps, rising + 1), final * peak
+  )
+
+
+def constant(
+  total_steps: int, batch_size: int, *, learning_rate: float = 0.3, scaling: str = 'linear', warmup: float = 0.0
+) -> optax.Schedule:
+  """Linear warm-up over the first `warmup` share of the steps, then the peak of `cosine` throughout."""
+  peak = _peak(learning_rate, scaling, batch_size)
+  return optax.warmup_constant_schedule(0.0 if warmup else peak, peak, round(warmup * total_steps))
+
+
+def _decayed(no_decay: str):
+  """The mask of parameters whose path does not match, as optax wants it."""
+
+  def mask(params):
+    return jax.tree_util.tree_map_with_path(lambda path, _: not re.fullmatch(no_decay, path_name(path)), params)
+
+  return mask
+
+
+def _assemble(rule: optax.GradientTransformation, clip_norm: float | None, rates: Rates):
+  """Clipping before the rule, learning rates by path after it; a rate of 0 freezes parameters and their moments."""
+
+  def rate_of(path) -> float:
+    return next((rate for pattern, rate in rates if re.fullmatch(pattern, path_name(path))), 1.0)
+
+  def labels(params):
+    return jax.tree_util.tree_map_with_path(lambda path, _: str(float(rate_of(path))), params)
+
+  if rates:
+    scaled = {
+      str(float(rate)): optax.chain(rule, optax.scale(rate)) if rate else optax.set_to_zero() for _, rate in rates
+    }
+    rule = optax.multi_transform({str(1.0): rule} | scaled, labels)
+  return rule if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), rule)
+
+
+def sgd(
+  schedule: optax.Schedule,
+  *,
+  momentum: float = 0.9,
+  nesterov: bool = False,
+  weight_decay: float = 1e-4,
+  no_decay: str = NO_DECAY,
+  clip_norm: float | None = None,
+  rates: Rates = (),
+) -> optax.GradientTransformation:
+  """SGD with momentum; the decay is added to the gradient, as in PyTorch.
+
+  Args:
+    schedule: learning rate by step.
+    momentum: of the gradients, decay included.
+    nesterov: Nesterov's form.
+    weight_decay: coupled L2 decay.
+    no_decay: regular expression over whole parameter paths ('encoder/stem/bias') that are not decayed.
+    clip_norm: largest global norm of the gradients; None for no clipping.
+    rates: (regular expression over whole paths, factor on the learning rate) pairs; 0 freezes.
+  """
+  decay = optax.add_decayed_weights(weight_decay, _decayed(no_decay))
+  return _assemble(optax.chain(decay, optax.sgd(schedule, momentum, nesterov)), clip_norm, rates)
+
+
+def adamw(
+  schedule: optax.Schedule,
+  *,
+  beta1: float = 0.9,
+  beta2: float = 0.999,
+  epsilon: float = 1e-8,
+  weight_decay: float = 1e-4,
+  no_decay: str = NO_DECAY,
+  clip_norm: float | None = None,
+  rates: Rates = (),
+) -> optax.GradientTransformation:
+  """AdamW (Loshchilov and Hutter, 2019), decay decoupled; `no_decay`, `clip_norm` and `rates` as in `sgd`."""
+  rule = optax.adamw(schedule, beta1, beta2, epsilon, weight_decay=weight_decay, mask=_decayed(no_decay))
+  return _assemble(rule, clip_norm, rates)
+
+
+def lars(
+  schedule: optax.Schedule,
+  *,
+  momentum: float = 0.9,
+  trust: float = 0.001,
+  weight_decay: float = 1e-6,
+  no_decay: str = NO_DECAY,
+  clip_norm: float | None = None,
+  rates: Rates = (),
+) -> optax.GradientTransformation:
+  """LARS (You et al., 2017) as SimCLR uses it: parameters that match `no_decay` are not rescaled either."""
+  mask = _decayed(no_decay)
+  rule = optax.lars(
+    schedule,
+    weight_decay,
+    weight_decay_mask=mask,
+    trust_coefficient=trust,
+    trust_ratio_mask=mask,
+    momentum=momentum,
+  )
+  return _assemble(rule, clip_norm, rates)

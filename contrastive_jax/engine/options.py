@@ -1,0 +1,24 @@
+"""The options of a training run: the `train` section of a config."""
+
+from typing import NamedTuple
+
+
+class Options(NamedTuple):
+  """What the loop needs to know besides data, models, method, optimiser and evaluators."""
+
+  epochs: float = 100.0  # passes over the training set, where `steps` is None
+  steps: int | None = None  # optimiser steps
+  log_every: int = 10  # steps between lines of metrics.jsonl
+  eval_every: int | None = (
+    None  # steps between evaluations; None: a fifth of the run. The last step is always evaluated
+  )
+  checkpoint_every: int | None = None  # steps between checkpoints; None: a tenth of the run
+  keep_last: int = 2  # newest checkpoints kept
+  keep_best: int = 1  # best checkpoints kept, by the metric below
+  best: str = 'knn/accuracy'
+  microbatch: int | None = None  # examples embedded at once by cached gradients; None: the whole batch
+  devices: int | None = None  # None: all
+  sharding: tuple = ()  # (regular expression over paths of the train state, mesh axes) pairs; others are replicated
+  init_from: str | None = None  # workdir of another run, or a .safetensors file, whose parameters to start from
+  init_skip: str | None = None  # regular expression of parameter paths that `init_from` leaves fresh ('head/.*')
+  report: bool = True  # report.html at the end

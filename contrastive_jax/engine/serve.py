@@ -1,0 +1,99 @@
+"""Using a trained run: its newest checkpoint as a function of images."""
+
+import pathlib
+
+import jax
+import ml_collections
+import numpy as np
+from jaxtyping import Float
+
+from contrastive_jax.engine import resolve, setup
+from contrastive_jax.engine.checkpoint import restore_params
+from contrastive_jax.engine.state import batch_sharding
+from contrastive_jax.models.load import save_safetensors
+from contrastive_jax.types import Embedded, Refusal
+
+
+def restore(run: setup.Run, workdir: str | pathlib.Path):
+  """Parameters, method state and step of the newest usable checkpoint.
+
+  Raises:
+    Refusal: there is none, or it is of another model.
+  """
+  shapes = jax.eval_shape(lambda key: run.method.init(key, run.zeros(), run.info), jax.random.key(0))
+  like = {'params': shapes[0], 'state': shapes[1], 'step': jax.ShapeDtypeStruct((), np.int32)}
+  like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=run.replicated()), like)
+  found = restore_params(pathlib.Path(workdir, 'checkpoints'), like=like)
+  return found['params'], found['state'], int(found['step'])
+
+
+class Model:
+  """A trained encoder.
+
+  Attributes:
+    step: steps that its parameters were trained.
+    params: nested dict of parameters.
+  """
+
+  def __init__(self, run: setup.Run, workdir: str | pathlib.Path):
+    self._run = run
+    self.params, self._state, self.step = restore(run, workdir)
+
+    def both(params, state, images):
+      return run.method.embed(params, state, {'view_0': jax.vmap(run.views.plain)(images)})
+
+    self._embed = jax.jit(both)
+
+  def embed_both(self, images: np.ndarray, *, batch_size: int = 256) -> dict[str, Float[np.ndarray, 'n d']]:
+    """`features` (before the head) and `projection` (unit norm) of uint8 images [n, h, w] or [n, h, w, c].
+
+    Raises:
+      Refusal: images of another type or shape than the model was trained on.
+    """
+    shape = self._run.sources['train'].image_shape
+    images = np.asarray(images)
+    if images.ndim == 3 and shape[2] == 1:
+      images = images[..., None]
+    if images.dtype != np.uint8 or images.shape[1:] != shape:
+      raise Refusal(
+        f'images must be uint8 [n, {", ".join(map(str, shape))}], but they are {images.dtype} {images.shape}'
+      )
+    devices = self._run.mesh.size
+    size = max(1, min(batch_size, len(images)) // devices) * devices
+    parts = []
+    for start in range(0, len(images), size):
+      piece = images[start : start + size]
+      padded = np.concatenate([piece, np.zeros((size - len(piece), *shape), np.uint8)])
+      out = self._embed(self.params, self._state, jax.device_put(padded, batch_sharding(self._run.mesh)))
+      parts.append({k: np.asarray(v)[: len(piece)] for k, v in out.items()})
+    if not parts:
+      raise Refusal('there are no images to embed')
+    return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+
+  def embed(self, images: np.ndarray) -> Float[np.ndarray, 'n d']:
+    """The features of uint8 images [n, h, w] or [n, h, w, c], one row an image."""
+    return self.embed_both(images)['features']
+
+  def embed_split(self, split: str) -> Embedded:
+    """A split ('train' or 'test') of the data set that the run was trained on."""
+    if split not in self._run.sources:
+      raise Refusal(f"unknown split '{split}' (known: {', '.join(self._run.sources)})")
+    return self._run.embedder.at(self.params, self._state)(split)
+
+  def save_safetensors(self, path: str | pathlib.Path):
+    """Writes the parameters to a .safetensors file, from which `config.train.init_from` can start."""
+    save_safetensors(path, self.params)
+
+
+def load(workdir: str | pathlib.Path, config: ml_collections.ConfigDict | None = None) -> Model:
+  """The trained model of a run.
+
+  Args:
+    workdir: directory given to `contrastive_jax.train`.
+    config: in place of the run's own; rarely needed.
+
+  Raises:
+    Refusal: no run there, or no usable checkpoint.
+  """
+  config = resolve.load(str(workdir)) if config is None else config
+  return Model(setup.build(config), workdir)

@@ -1,0 +1,127 @@
+"""A config made into the functions of a run."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from contrastive_jax import losses
+from contrastive_jax.data.pipeline import steps_per_epoch
+from contrastive_jax.data.sources import Source
+from contrastive_jax.data.views import Views, expand
+from contrastive_jax.engine import resolve, state, step
+from contrastive_jax.engine.evaluation import Embedder, example_views, raw_pixels
+from contrastive_jax.engine.options import Options
+from contrastive_jax.evals.evaluator import Evaluator
+from contrastive_jax.methods.base import Info, Method
+from contrastive_jax.types import Refusal
+
+
+class Run(NamedTuple):
+  """Everything a run needs, resolved: no config below this point."""
+
+  options: Options
+  seed: int
+  batch_size: int
+  info: Info
+  mesh: Any
+  sources: dict[str, Source]
+  views: Views
+  method: Method
+  optimiser: optax.GradientTransformation
+  evaluators: dict[str, Evaluator]
+  step: Callable  # (train_state, raw batch) -> (train_state, metrics)
+  embedder: Embedder
+  pixels: Embedder
+  glossary: dict[str, str]  # meanings of the scores
+
+  def fresh(self) -> state.TrainState:
+    """The train state before the first step."""
+    return state.create(
+      self.method, self.optimiser, self.zeros(), self.info, seed=self.seed, mesh=self.mesh, rules=self.options.sharding
+    )
+
+  def zeros(self) -> dict[str, jax.Array]:
+    """A batch of two examples, of which `Method.init` reads the shapes."""
+    shapes = example_views(self.sources['train'], self.views)
+    return {k: jnp.zeros(x.shape, x.dtype) for k, x in shapes.items()}
+
+  def replicated(self):
+    """The sharding of what every device holds whole."""
+    return NamedSharding(self.mesh, P())
+
+
+def sources(config) -> dict[str, Source]:
+  """The splits of the config's data set."""
+  return {split: resolve.build(config.data.source, 'data.source', split=split) for split in ('train', 'test')}
+
+
+def views(config, source: Source) -> Views:
+  """The config's views of a source's images, normalised by its statistics."""
+  return resolve.build(config.data.views, 'data.views', mean=source.mean, std=source.std)
+
+
+def method(config) -> Method:
+  """The config's method on its encoder and head."""
+  encoder, head = resolve.build(config.encoder, 'encoder'), resolve.build(config.head, 'head')
+  return resolve.build(_with_fold(config.method), 'method', encoder, head)
+
+
+def _with_fold(section):
+  """A method section whose fold, if it is more than a name, is the fold that it describes."""
+  fold = section.get('fold', 'auto')
+  if not isinstance(fold, str) and fold is not None:
+    options = {k: v for k, v in fold.items() if k != 'name'}
+    section = dict(section.items()) | {'fold': getattr(losses, fold['name'])(**options)}
+  return section
+
+
+def build(config: ml_collections.ConfigDict) -> Run:
+  """Resolves a completed config.
+
+  Raises:
+    Refusal: what the config asks for cannot be had: data missing, a batch that does not fit, an unknown name, ...
+  """
+  options = Options(**config.train)
+  data, mesh = sources(config), state.data_mesh(options.devices)
+  train, batch_size = data['train'], config.data.batch_size
+  if config.data.num_views < 1:
+    raise Refusal(f'config.data.num_views must be at least 1, but it is {config.data.num_views}')
+  per_epoch = steps_per_epoch(train.num_examples, batch_size)
+  state.check_batch(batch_size, mesh)
+  total = round(options.epochs * per_epoch) if options.steps is None else options.steps
+  if total < 1:
+    raise Refusal(f'a run needs at least one step, but config.train asks for {total}')
+  info = Info(train.num_examples, per_epoch, total, config.data.num_views)
+  schedule = resolve.build(config.schedule, 'schedule', total, batch_size)
+  optimiser = resolve.build(config.optimiser, 'optimiser', schedule)
+  how, views_ = method(config), views(config, train)
+  make_views = functools.partial(_expand, views_, config.data.num_views, config.seed)
+  raw_views = resolve.build(config.data.views, 'data.views', mean=(0.0,) * len(train.mean), std=(1.0,) * len(train.std))
+  embedder = functools.partial(Embedder, mesh=mesh, batch_size=max(256, batch_size), seed=config.seed)
+  return Run(
+    options=options,
+    seed=config.seed,
+    batch_size=batch_size,
+    info=info,
+    mesh=mesh,
+    sources=data,
+    views=views_,
+    method=how,
+    optimiser=optimiser,
+    evaluators={k: resolve.build(section, 'evals', name=k) for k, section in config.evals.items()},
+    step=step.make(how, optimiser, schedule, make_views, seed=config.seed, mesh=mesh, microbatch=options.microbatch),
+    embedder=embedder(how.embed, data, views_),
+    pixels=embedder(raw_pixels, data, raw_views),
+    glossary=resolve.glossary(config.evals),
+  )
+
+
+def _expand(views_: Views, num_views: int, seed: int, batch, step_: jax.Array):
+  return expand(batch, views_, num_views=num_views, seed=seed, step=step_)

@@ -1,0 +1,83 @@
+"""All state of a run in one pytree: checkpointed whole, sharded by path."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Int
+
+from contrastive_jax.types import Params, Refusal, State
+
+AXIS = 'data'
+
+
+class TrainState(NamedTuple):
+  """Everything that training changes."""
+
+  step: Int[Array, '']  # steps taken
+  params: Params  # what has gradients
+  opt_state: State
+  state: State  # the method's own: batch statistics, teachers, queues, per-sample arrays, the data plan
+
+
+def path_name(path) -> str:
+  """'params/encoder/stem/kernel' for a path of a pytree."""
+  return jax.tree_util.keystr(path, simple=True, separator='/')
+
+
+def data_mesh(devices: int | None = None):
+  """The mesh of a data-parallel run: one axis, 'data', over all devices or the first few."""
+  available = jax.devices()
+  count = len(available) if devices is None else devices
+  if not 1 <= count <= len(available):
+    raise Refusal(f'{count} devices were asked for, but there are {len(available)}')
+  return jax.make_mesh((count,), (AXIS,), axis_types=(AxisType.Auto,), devices=available[:count])
+
+
+def batch_sharding(mesh) -> NamedSharding:
+  """Instances split over the devices."""
+  return NamedSharding(mesh, P(AXIS))
+
+
+def check_batch(batch_size: int, mesh):
+  """Refuses a batch that does not split evenly over the devices."""
+  if batch_size % mesh.size:
+    nearest = max(mesh.size, round(batch_size / mesh.size) * mesh.size)
+    raise Refusal(
+      f'config.data.batch_size={batch_size} does not divide among {mesh.size} devices; the nearest that does is {nearest}'
+    )
+
+
+def shardings(tree, mesh, rules: Sequence[tuple[str, Sequence[str | None]]] = ()):
+  """A sharding for every leaf: that of the first rule whose regular expression its path matches, else replicated.
+
+  Args:
+    tree: a TrainState of arrays or shapes.
+    rules: (regular expression over the whole path, mesh axis or None for each dimension) pairs.
+  """
+
+  def one(path, leaf):
+    name = path_name(path)
+    for pattern, spec in rules:
+      if re.fullmatch(pattern, name):
+        return NamedSharding(mesh, P(*spec[: np.ndim(leaf)]))
+    return NamedSharding(mesh, P())
+
+  return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def create(method, optimiser, batch, info, *, seed: int, mesh, rules=()) -> TrainState:
+  """A fresh TrainState, made in its shardings; `batch` holds example views, as `Method.init` reads them."""
+
+  def fresh():
+    key = jax.random.fold_in(jax.random.key(seed), 0)
+    params, state = method.init(key, batch, info)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimiser.init(params), state)
+
+  shapes = jax.eval_shape(fresh)
+  return jax.jit(fresh, out_shardings=shardings(shapes, mesh, rules))()

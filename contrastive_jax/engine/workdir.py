@@ -1,0 +1,125 @@
+"""What lies in a run's directory besides checkpoints and metrics; written atomically, never silently overwritten."""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+from collections.abc import Mapping
+
+import jax
+import ml_collections
+import numpy as np
+
+import contrastive_jax
+from contrastive_jax.types import Refusal
+
+CONFIG, EVALUATIONS, VERSIONS, EMBEDDINGS = 'config.json', 'evaluations.json', 'versions.json', 'embeddings.npz'
+
+
+def write_json(path: pathlib.Path, value):
+  """Writes a JSON file whole or not at all."""
+  text = json.dumps(value, indent=1, sort_keys=True)
+  part = path.with_suffix('.part')
+  with open(part, 'w') as file:
+    file.write(text + '\n')
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(part, path)
+
+
+def _flat(config: Mapping, prefix: str = '') -> dict:
+  found = {}
+  for key, value in config.items():
+    found |= _flat(value, f'{prefix}{key}.') if isinstance(value, Mapping) else {prefix + key: value}
+  return found
+
+
+def _plain(config) -> dict:
+  """The config as JSON reads it back: tuples are lists."""
+  return json.loads(json.dumps(config.to_dict()))
+
+
+def enter(workdir: str, config: ml_collections.ConfigDict) -> pathlib.Path:
+  """Makes the directory of a run, or finds the same run there to continue it.
+
+  Raises:
+    Refusal: the directory holds another run (the first differing keys are named), or other files.
+  """
+  path = pathlib.Path(workdir)
+  given = _plain(config)
+  if (path / CONFIG).exists():
+    there, here = _flat(read_config(path).to_dict()), _flat(given)
+    differing = sorted(k for k in there.keys() | here.keys() if _listed(there.get(k)) != here.get(k))
+    if differing:
+      key = differing[0]
+      more = f' and {len(differing) - 1} more keys differ' if len(differing) > 1 else ''
+      raise Refusal(
+        f"workdir '{workdir}' holds a run with config.{key}={there.get(key)!r}, not {here.get(key)!r}{more}: "
+        'give another --workdir, or that config to continue it'
+      )
+    return path
+  if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    raise Refusal(f"workdir '{workdir}' is not empty and holds no run: give a new or empty directory")
+  path.mkdir(parents=True, exist_ok=True)
+  write_json(path / VERSIONS, versions())
+  write_json(path / CONFIG, given)
+  return path
+
+
+def _listed(value):
+  return json.loads(json.dumps(value))
+
+
+def read_config(workdir: str | pathlib.Path) -> ml_collections.ConfigDict:
+  """The resolved config of a run.
+
+  Raises:
+    Refusal: there is none.
+  """
+  path = pathlib.Path(workdir) / CONFIG
+  if not path.exists():
+    raise Refusal(f"'{workdir}' holds no run: {CONFIG} is missing")
+  return ml_collections.ConfigDict(json.loads(path.read_text()))
+
+
+def versions() -> dict[str, str]:
+  """The versions and the machine that a run's numbers belong to."""
+  names = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy', 'scikit-learn')
+  found = {name: importlib.metadata.version(name) for name in names}
+  device = jax.devices()[0]
+  return found | {
+    'contrastive_jax': contrastive_jax.__version__,
+    'python': platform.python_version(),
+    'system': f'{platform.system()} {platform.machine()}, {os.cpu_count()} cores',
+    'devices': f'{jax.device_count()} x {device.device_kind} ({device.platform})',
+  }
+
+
+def read_evaluations(workdir: pathlib.Path) -> dict:
+  """`floors`: scores by name of the floor; `evaluations`: a list of {step, scores}."""
+  path = workdir / EVALUATIONS
+  return json.loads(path.read_text()) if path.exists() else {'floors': {}, 'evaluators': [], 'evaluations': []}
+
+
+def add_evaluation(workdir: pathlib.Path, step: int, scores: Mapping[str, float]):
+  """Records the scores of a step, in place of earlier ones of the same step or beyond it."""
+  record = read_evaluations(workdir)
+  kept = [e for e in record['evaluations'] if e['step'] < step]
+  record['evaluations'] = [*kept, {'step': step, 'scores': dict(scores)}]
+  write_json(workdir / EVALUATIONS, record)
+
+
+def write_floors(workdir: pathlib.Path, floors: Mapping[str, Mapping[str, float]], evaluators: list[str]):
+  """Records the scores that training should pass, and which evaluators the data allows."""
+  record = read_evaluations(workdir)
+  write_json(
+    workdir / EVALUATIONS, record | {'floors': {k: dict(v) for k, v in floors.items()}, 'evaluators': evaluators}
+  )
+
+
+def write_embeddings(workdir: pathlib.Path, embedded, images: np.ndarray):
+  """Saves an embedded split, with its pictures, for the report."""
+  part = workdir / 'embeddings.part.npz'
+  np.savez_compressed(part, image=images, **embedded._asdict())
+  os.replace(part, workdir / EMBEDDINGS)

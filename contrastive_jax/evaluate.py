@@ -1,0 +1,27 @@
+"""Evaluates a trained run: `python -m contrastive_jax.evaluate --workdir=runs/simclr --config.evals.knn.k=5`."""
+
+from contrastive_jax.engine import command
+
+
+def main(config, workdir: str):
+  """Prints the scores of the newest checkpoint beside the floors. Nothing of the run is changed."""
+  from contrastive_jax.engine import evaluation, serve, setup
+  from contrastive_jax.engine.workdir import read_evaluations
+
+  run = setup.build(config)
+  params, state, step = serve.restore(run, workdir)
+  columns = {f'step {step}': evaluation.scores(run.evaluators, run.embedder.at(params, state))}
+  columns |= read_evaluations(workdir)['floors']
+  print(f'{"":32s}' + ''.join(f'{name:>18s}' for name in columns))
+  for metric in columns[f'step {step}']:
+    cells = (f'{column[metric]:18.4f}' if metric in column else f'{"-":>18s}' for column in columns.values())
+    print(f'{metric:32s}' + ''.join(cells))
+
+
+def run():
+  """The console script."""
+  command.run(main, config_from_workdir=True)
+
+
+if __name__ == '__main__':
+  run()

@@ -1,0 +1,27 @@
+"""Trains an encoder: `python -m contrastive_jax.train --config=configs/ssl/simclr.py --workdir=runs/simclr`."""
+
+from absl import flags
+
+from contrastive_jax.engine import command
+
+_PROFILE = flags.DEFINE_bool('profile', False, 'Write a profile of a few steps to WORKDIR/profile.')
+
+
+def main(config, workdir: str):
+  """Trains, or continues, the config's run in `workdir`."""
+  from contrastive_jax.engine import loop, setup
+  from contrastive_jax.engine.workdir import enter
+
+  run = setup.build(config)
+  scores = loop.fit(run, enter(workdir, config), profile=_PROFILE.value)
+  for name, value in sorted(scores.items()):
+    print(f'{name:32s} {value:.4f}')
+
+
+def run():
+  """The console script."""
+  command.run(main)
+
+
+if __name__ == '__main__':
+  run()
