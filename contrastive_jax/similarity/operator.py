@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
-from jax.sharding import auto_axes, get_abstract_mesh
+from jax.sharding import auto_axes, get_abstract_mesh, use_abstract_mesh, use_abstract_mesh
 from jaxtyping import Array
 
 from contrastive_jax.similarity import dense, folds, streamed
@@ -54,16 +54,15 @@ class Similarity:
     if len(self._sides) == 1 and cols:
       raise Refusal('rows are the columns here: their statistics are the rows terms')
     faces = ((rows,), (rows, cols))[len(self._sides) - 1]
-    specs = [_leading(s['z']) for s in self._sides]
-    if not any(lead for lead in specs):
-      return _reduce(faces, self._place, self._precision, self._sides)
-
-    # On a mesh with explicit axes the tiles, which no sharding type describes, are computed with automatic axes.
-    def automatic(sides):
-      return _reduce(faces, self._place.on(get_abstract_mesh()), self._precision, sides)
-
-    out = tuple(P(lead) for lead in (*specs, None)[:2])
-    return auto_axes(automatic, out_sharding=out)(self._sides)
+    dtype = jnp.result_type(*(s['z'] for s in self._sides), jnp.float32)
+    operands = tuple(_operand(s, dtype, self._place, same=len(self._sides) == 1) for s in self._sides)
+    operands = folds.varying(operands, self._place)
+    traced = [
+      trace(terms, operands[0].z, operands[i].entries, operands[-1 - i].entries) for i, terms in enumerate(faces)
+    ]
+    plan = Plan(tuple(terms for terms, _ in traced), self._precision)
+    statistics = _anywhere(plan, self._place, operands, tuple(constants for _, constants in traced))
+    return statistics if len(statistics) == 2 else (statistics[0], ())
 
 
 def _check(name: str, side: Side):
@@ -83,17 +82,20 @@ def _leading(z):
   return spec[0] if len(spec) else None
 
 
-def _reduce(faces, place: Place, precision: str, sides):
-  dtype = jnp.result_type(*(s['z'] for s in sides), jnp.float32)
-  operands = tuple(_operand(s, dtype, place, same=len(sides) == 1) for s in sides)
-  operands = folds.varying(operands, place)
-  traced, constants = [], []
-  for i, terms in enumerate(faces):
-    of_side = trace(terms, operands[0].z, operands[i].entries, operands[-1 - i].entries)
-    traced.append(of_side[0])
-    constants.append(of_side[1])
-  statistics = _run(Plan(tuple(traced), precision), place, operands, tuple(constants))
-  return statistics if len(statistics) == 2 else (statistics[0], ())
+def _anywhere(plan: Plan, place: Place, operands, constants):
+  """Runs the plan; on a mesh with explicit axes with these made automatic, as no sharding type describes tiles."""
+  meshes = [jax.typeof(o.z).sharding.mesh for o in operands]
+  explicit = [(mesh, mesh.explicit_axes) for mesh in meshes if mesh.explicit_axes]
+  if not explicit:
+    return _run(plan, place, operands, constants)
+
+  def automatic(operands, constants):
+    return _run(plan, place.on(get_abstract_mesh()), operands, constants)
+
+  mesh, axes = explicit[0]
+  with use_abstract_mesh(mesh):  # the arrays' mesh need not be the current one
+    out = tuple(P(_leading(o.z)) for o in operands)
+    return auto_axes(automatic, axes=axes, out_sharding=out)(operands, constants)
 
 
 def _offset(n: int, axis: Axis | None):
