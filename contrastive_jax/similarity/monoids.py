@@ -176,16 +176,16 @@ def topk(k: int) -> Monoid:
   comes first wins.
   """
 
-  def join(values: Float[Array, 'n a'], positions: Int[Array, 'n a']):
-    best, at = jax.lax.top_k(values, k)
-    return best, jnp.take_along_axis(positions, at, axis=1)
+  def best(values: Float[Array, 'n a'], positions: Int[Array, 'n a']):
+    found, at = jax.lax.top_k(values, k)
+    return found, jnp.take_along_axis(positions, at, axis=1)
 
   def lift(values, keep, axis, where, bound):
     kept = _select(keep, values, -jnp.inf)
     kept = kept if axis == 1 else kept.T
     positions = jnp.where(jnp.isneginf(kept), -1, where[None, :])
     short = max(0, k - kept.shape[1])
-    return join(
+    return best(
       jnp.pad(kept, ((0, 0), (0, short)), constant_values=-jnp.inf),
       jnp.pad(positions, ((0, 0), (0, short)), constant_values=-1),
     )
@@ -195,7 +195,10 @@ def topk(k: int) -> Monoid:
     return weights if axis == 1 else weights.T
 
   def merge(a, b):
-    return join(jnp.concatenate([a[0], b[0]], 1), jnp.concatenate([a[1], b[1]], 1))
+    # Tiles and visitors come in any order: among equal values the first position wins whatever the fold.
+    positions, values = (jnp.concatenate([a[i], b[i]], 1) for i in (1, 0))
+    positions, values = jax.lax.sort((positions, values), dimension=1, num_keys=1)
+    return best(values, positions)
 
   return Monoid(
     f'top{k}',
