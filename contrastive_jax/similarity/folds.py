@@ -95,8 +95,8 @@ def _inside(fold: Fold | str) -> Place:
     return Place('ring', (fold.rows, fold.cols), None, fold.axis)
   raise Refusal(
     f'a loss inside shard_map or pmap sees only the rows of one device, so fold={fold!r} would silently drop the '
-    "other devices' negatives: choose fold=losses.ring(axis) for global negatives (values of the local anchors come back) "
-    'or fold=losses.local() for the negatives of this device alone'
+    "other devices' negatives: choose fold=losses.ring(axis) for global negatives (the local anchors' values come "
+    'back) or fold=losses.local() for the negatives of this device alone'
   )
 
 

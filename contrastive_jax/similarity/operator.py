@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
-from jax.sharding import auto_axes, get_abstract_mesh, use_abstract_mesh, use_abstract_mesh
+from jax.sharding import auto_axes, get_abstract_mesh, use_abstract_mesh
 from jaxtyping import Array
 
 from contrastive_jax.similarity import dense, folds, streamed
@@ -85,6 +85,7 @@ def _leading(z):
 def _anywhere(plan: Plan, place: Place, operands, constants):
   """Runs the plan; on a mesh with explicit axes with these made automatic, as no sharding type describes tiles."""
   meshes = [jax.typeof(o.z).sharding.mesh for o in operands]
+  meshes += [] if place.mesh is None else [getattr(place.mesh, 'abstract_mesh', place.mesh)]
   explicit = [(mesh, mesh.explicit_axes) for mesh in meshes if mesh.explicit_axes]
   if not explicit:
     return _run(plan, place, operands, constants)
