@@ -1,0 +1,145 @@
+"""Image records of a prepared TFDS data set, read at random and decoded with Pillow; no TensorFlow, no network.
+
+TFDS reads sets stored as ArrayRecord or Parquet without TensorFlow. Preparing one (downloading and writing the files)
+needs it once: ``pip install contrastive_jax[prepare]`` and ``tfds build NAME --file_format array_record``.
+"""
+
+import concurrent.futures
+import io
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from contrastive_jax.types import Refusal, nearest
+
+_MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
+_THREADS = min(16, os.cpu_count() or 1)
+
+
+class Records(NamedTuple):
+  """One split of a prepared set."""
+
+  num_examples: int
+  read: Callable[[np.ndarray], dict[str, np.ndarray]]  # rows [b] -> image uint8 [b, h, w, c], label int32 [b]
+  image_shape: tuple[int, int, int]
+  label_names: tuple[str, ...]
+
+
+def prepare_command(dataset: str, data_dir: str | None = None) -> str:
+  """The shell command that prepares a set for `open_records`."""
+  place = f' --data_dir {data_dir}' if data_dir else ''
+  return f'tfds build {dataset} --file_format array_record{place}'
+
+
+def open_records(
+  dataset: str, split: str, *, data_dir=None, image_size=None, image_key='image', label_key='label'
+) -> Records:
+  """Opens one split of a prepared set.
+
+  Args:
+    dataset: name TFDS knows ('cifar10', 'imagenet2012', 'name/config'), or of a set prepared in data_dir by others.
+    split: TFDS split, slices included ('train', 'train[:90%]').
+    data_dir: where sets are prepared; None is TFDS's default, ~/tensorflow_datasets or $TFDS_DATA_DIR.
+    image_size: pixels; the short side is resized to it (bicubic, antialiased; JPEG decoded at a reduced scale where
+      that suffices) and the centre cropped to a square. None keeps images as they are, all of one size.
+    image_key: field with the image.
+    label_key: field with the class; where the set has none, labels are -1.
+
+  Raises:
+    Refusal: unknown name, set not prepared or prepared in another format, unknown split or field, images of several
+      sizes without image_size.
+  """
+  import tensorflow_datasets as tfds
+
+  builder = _builder(tfds, dataset, data_dir)
+  if not _is_prepared(builder):
+    raise Refusal(
+      f"data set '{dataset}' is not prepared in {builder.data_path}; `{prepare_command(dataset, data_dir)}` "
+      'prepares it (with the `prepare` extra, which brings TensorFlow)'
+    )
+  fields = dict(builder.info.features.items())
+  image, label = fields.get(image_key), fields.get(label_key)
+  if not isinstance(image, tfds.features.Image) or np.dtype(image.np_dtype) != np.uint8:
+    raise Refusal(f"data set '{dataset}' has no 8-bit image called '{image_key}'{nearest(image_key, fields)}")
+  if label is not None and (label.shape or not np.issubdtype(label.np_dtype, np.integer)):
+    raise Refusal(f"field '{label_key}' of data set '{dataset}' is no class: {label}")
+  # Only what is wanted is parsed. (PartialDecoding would do this too, but imports TensorFlow.)
+  parser = tfds.features.FeaturesDict({name: fields[name] for name in (image_key, label_key) if name in fields})
+  decoders = {image_key: tfds.decode.SkipDecoding()}
+  shape = _image_shape(dataset, image.shape, image_size)
+  rows = _rows(tfds, builder, dataset, split, data_dir)
+  pool = concurrent.futures.ThreadPoolExecutor(_THREADS, thread_name_prefix='decode')
+
+  def decode(record):
+    example = parser.deserialize_example_np(record, decoders=decoders)
+    return _pixels(example[image_key], shape, image_size), example.get(label_key, -1)
+
+  def read(indices):
+    images, labels = zip(*pool.map(decode, rows.__getitems__([int(i) for i in indices])), strict=True)
+    return {'image': np.stack(images), 'label': np.array(labels, np.int32)}
+
+  return Records(len(rows), read, shape, tuple(getattr(label, 'names', None) or ()))
+
+
+def is_prepared(dataset: str, data_dir: str | None = None) -> bool:
+  """Whether TFDS finds the set's files.
+
+  Raises:
+    Refusal: unknown name.
+  """
+  import tensorflow_datasets as tfds
+
+  return _is_prepared(_builder(tfds, dataset, data_dir))
+
+
+def _builder(tfds, dataset, data_dir):
+  try:
+    return tfds.builder(dataset, data_dir=data_dir)
+  except tfds.core.DatasetNotFoundError:
+    known = tfds.list_builders(with_community_datasets=False)
+    hint = nearest(dataset, known).partition(' (known')[0]  # TFDS knows hundreds
+    place = data_dir or tfds.core.constants.DATA_DIR
+    raise Refusal(f"TFDS knows no data set '{dataset}' and none is prepared under that name in {place}{hint}") from None
+  except (ValueError, ImportError) as error:
+    raise Refusal(f"TFDS cannot open a data set called '{dataset}': {str(error).splitlines()[0]}") from None
+
+
+def _is_prepared(builder) -> bool:
+  # TFDS warns about a folder that does not exist, which is no news here.
+  return builder.data_path.exists() and builder.is_prepared()
+
+
+def _rows(tfds, builder, dataset, split, data_dir):
+  try:
+    return builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+  except NotImplementedError:
+    raise Refusal(
+      f"data set '{dataset}' is prepared in {builder.data_path} in a format without random access; remove it and run "
+      f'`{prepare_command(dataset, data_dir)}`'
+    ) from None
+  except ValueError:
+    raise Refusal(f"data set '{dataset}' has no split '{split}'{nearest(split, builder.info.splits)}") from None
+
+
+def _image_shape(dataset, shape, image_size) -> tuple[int, int, int]:
+  height, width, channels = shape
+  channels = channels or 3
+  if image_size is not None:
+    return image_size, image_size, channels
+  if height is None or width is None:
+    raise Refusal(f"images of '{dataset}' have different sizes; give image_size (pixels), to which they are resized")
+  return height, width, channels
+
+
+def _pixels(data: bytes, shape, image_size) -> np.ndarray:
+  mode = _MODES[shape[2]]
+  with Image.open(io.BytesIO(data)) as picture:
+    if image_size is not None:
+      picture.draft(mode, (image_size, image_size))
+    picture = picture.convert(mode)
+    if image_size is not None and picture.size != (image_size, image_size):
+      picture = ImageOps.fit(picture, (image_size, image_size), Image.Resampling.BICUBIC)
+    return np.asarray(picture).reshape(shape)

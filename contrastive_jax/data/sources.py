@@ -1,0 +1,282 @@
+"""Sources of images: one split of a data set, readable at any rows.
+
+Each function is a factory with keyword options; `KNOWN` lists their names. `split` is 'train' or 'test' everywhere. A
+source that is missing or damaged raises a Refusal that says what brings it. Nothing is downloaded here.
+"""
+
+import functools
+import gzip
+import math
+import pathlib
+import struct
+import zipfile
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from contrastive_jax.data import records
+from contrastive_jax.types import Refusal, nearest
+
+KNOWN = ('arrays', 'cifar10', 'cifar100', 'digits', 'fashion_mnist', 'tfds')
+SPLITS = ('train', 'test')
+TEST_PART = 0.2  # of sets that come without a test split
+SPLIT_SEED = 0
+
+FASHION_DIR = '/usr/share/datasets/fashion-mnist'  # Debian's dataset-fashion-mnist
+FASHION_FILES = {'train': 'train', 'test': 't10k'}
+FASHION_LABELS = (
+  'T-shirt/top', 'Trouser', 'Pullover', 'Dress', 'Coat', 'Sandal', 'Shirt', 'Sneaker', 'Bag', 'Ankle boot',
+)  # fmt: skip
+
+# Mean and standard deviation of the training images' channels, in [0, 1] units; other sets are measured.
+STATISTICS = {
+  'cifar10': ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+  'cifar100': ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+  'imagenet2012': ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+MEASURED_ROWS = 1024  # rows of a set on disk that are read to measure it
+
+
+class Source(NamedTuple):
+  """One split of a data set of images."""
+
+  name: str
+  split: str
+  num_examples: int
+  read: Callable[[np.ndarray], dict[str, np.ndarray]]  # rows [b] -> image uint8 [b, h, w, c], label int32 [b]
+  image_shape: tuple[int, int, int]
+  label_names: tuple[str, ...]  # empty where classes have no names
+  mean: tuple[float, ...]  # per channel, in [0, 1] units, of the training split
+  std: tuple[float, ...]
+
+
+def digits(*, split: str = 'train') -> Source:
+  """Handwritten digits 8x8 of scikit-learn (1,797 images, 10 classes; Alpaydin and Kaynak, 1998); in its wheel.
+
+  The set's values 0..16 become round(value * 255 / 16) as uint8. It comes without a test split: a fixed fifth of every
+  class (train_test_split with stratify, test_size 0.2, random_state 0) is 'test', 360 images, and 1,437 are 'train'.
+
+  Raises:
+    Refusal: unknown split.
+  """
+  _check_split(split)
+  images, labels, rows = _digits()
+  label_names = tuple(str(k) for k in range(10))
+  return _in_memory('digits', split, images[rows[split]], labels[rows[split]], label_names, images[rows['train']])
+
+
+def fashion_mnist(*, split: str = 'train', data_dir: str | None = None) -> Source:
+  """Fashion-MNIST (Xiao et al., 2017): garments 28x28x1, 10 classes, 60,000 train and 10,000 test images.
+
+  Args:
+    split: 'train' or 'test'.
+    data_dir: folder of the four idx files (gzipped or not), or a TFDS folder where the set is prepared. None looks in
+      the folder of Debian's package dataset-fashion-mnist, then in TFDS's default folder.
+
+  Raises:
+    Refusal: unknown split; files missing (with the two commands that bring them) or damaged.
+  """
+  _check_split(split)
+  folder = pathlib.Path(data_dir or FASHION_DIR).expanduser()
+  kinds = ('images-idx3-ubyte', 'labels-idx1-ubyte')
+  paths = {part: [_idx_path(folder, f'{stem}-{kind}') for kind in kinds] for part, stem in FASHION_FILES.items()}
+  if all(path for pair in paths.values() for path in pair):
+    images, labels = (read_idx(path) for path in paths[split])
+    images = images[..., None]
+    if len(images) != len(labels):
+      raise Refusal(f'{paths[split][0]} has {len(images)} images and {paths[split][1]} {len(labels)} labels')
+    train = images if split == 'train' else read_idx(paths['train'][0])[..., None]
+    return _in_memory('fashion_mnist', split, images, labels.astype(np.int32), FASHION_LABELS, train)
+  if records.is_prepared('fashion_mnist', data_dir):
+    return tfds(dataset='fashion_mnist', split=split, data_dir=data_dir)
+  raise Refusal(
+    f'Fashion-MNIST is not in {folder}; `apt-get install dataset-fashion-mnist` or '
+    f'`{records.prepare_command("fashion_mnist", data_dir)}` (with the `prepare` extra) brings it'
+  )
+
+
+def cifar10(*, split: str = 'train', data_dir: str | None = None) -> Source:
+  """CIFAR-10 (Krizhevsky, 2009): 32x32x3, 10 classes, 50,000 train and 10,000 test images; see `tfds`."""
+  return tfds(dataset='cifar10', split=split, data_dir=data_dir)
+
+
+def cifar100(*, split: str = 'train', data_dir: str | None = None) -> Source:
+  """CIFAR-100 (Krizhevsky, 2009): 32x32x3, 100 classes, 50,000 train and 10,000 test images; see `tfds`."""
+  return tfds(dataset='cifar100', split=split, data_dir=data_dir)
+
+
+def tfds(
+  *,
+  dataset: str,
+  split: str = 'train',
+  data_dir: str | None = None,
+  train: str = 'train',
+  test: str = 'test',
+  image_size: int | None = None,
+  image_key: str = 'image',
+  label_key: str = 'label',
+) -> Source:
+  """Any set of images that TFDS has prepared in a format with random access (see `records.open_records`).
+
+  Args:
+    dataset: name TFDS knows, or of a set that lies prepared in data_dir.
+    split: 'train' or 'test'.
+    data_dir: where sets are prepared; None is TFDS's default.
+    train: the TFDS split that serves as 'train', slices included ('train[:90%]').
+    test: the TFDS split that serves as 'test' ('validation' for imagenet2012).
+    image_size: pixels; resizes the short side to it and crops the centre. Needed where images differ in size.
+    image_key: field with the image.
+    label_key: field with the class; labels are -1 without it.
+
+  Mean and standard deviation are the published ones for CIFAR and ImageNet, else those of 1,024 training images.
+
+  Raises:
+    Refusal: unknown split, name or field; set not prepared, with the command that prepares it.
+  """
+  _check_split(split)
+  opened = functools.partial(
+    records.open_records, dataset, data_dir=data_dir, image_size=image_size, image_key=image_key, label_key=label_key
+  )
+  rows = opened({'train': train, 'test': test}[split])
+  statistics = STATISTICS.get(dataset.partition(':')[0].partition('/')[0])
+  if statistics is None:
+    training = rows if split == 'train' else opened(train)
+    sample = np.linspace(0, training.num_examples - 1, min(MEASURED_ROWS, training.num_examples)).astype(int)
+    statistics = measure(training.read(sample)['image'])
+  return Source(dataset, split, rows.num_examples, rows.read, rows.image_shape, rows.label_names, *statistics)
+
+
+def arrays(*, path: str, split: str = 'train') -> Source:
+  """A user's own images in a NumPy archive (.npz, as numpy.savez writes it; never unpickled).
+
+  The archive holds `image` uint8 [n, h, w] or [n, h, w, c] and, if known, `label` integers [n] and `label_names`
+  strings. With `image_test` (and `label_test`) these are 'test' and the others 'train'; without, a fixed random fifth
+  is 'test'.
+
+  Args:
+    path: the archive; read into memory.
+    split: 'train' or 'test'.
+
+  Raises:
+    Refusal: unknown split; no such file; not an archive of plain arrays; arrays of the wrong type or shape.
+  """
+  _check_split(split)
+  content = _load_npz(path)
+  train, label = _labelled(path, content, '')
+  if 'image_test' in content:
+    test, label_test = _labelled(path, content, '_test')
+    if train.shape[1:] != test.shape[1:]:
+      raise Refusal(
+        f"{path}: 'image' is [n, {train.shape[1:]}] and 'image_test' [n, {test.shape[1:]}]; one shape is needed"
+      )
+    chosen = (train, label) if split == 'train' else (test, label_test)
+  else:
+    order = permutation(SPLIT_SEED, 0, len(train))
+    cut = round(len(train) * TEST_PART)
+    rows = {'test': np.sort(order[:cut]), 'train': np.sort(order[cut:])}
+    chosen = train[rows[split]], label[rows[split]]
+    train = train[rows['train']]
+  if not len(chosen[0]):
+    raise Refusal(f"{path}: split '{split}' is empty")
+  names = tuple(str(name) for name in content.get('label_names', ()))
+  return _in_memory(pathlib.Path(path).stem, split, *chosen, names, train)
+
+
+def read_idx(path: str | pathlib.Path) -> np.ndarray:
+  """Reads an idx file of unsigned bytes (LeCun's format for MNIST), gzipped or not.
+
+  The format: two zero bytes, the type (8 is uint8), the number of dimensions, each size as a big-endian int32, the
+  data.
+
+  Raises:
+    Refusal: the file is damaged or holds another type.
+  """
+  try:
+    raw = pathlib.Path(path).read_bytes()
+    data = gzip.decompress(raw) if raw[:2] == b'\x1f\x8b' else raw
+  except (OSError, EOFError) as error:
+    raise Refusal(f'{path} cannot be read: {error}') from None
+  if len(data) < 4 or data[:3] != b'\x00\x00\x08' or len(data) < 4 + 4 * data[3]:
+    raise Refusal(f'{path} is no idx file of unsigned bytes')
+  shape = struct.unpack(f'>{data[3]}I', data[4 : 4 + 4 * data[3]])
+  values = np.frombuffer(data, np.uint8, offset=4 + 4 * data[3])
+  if values.size != math.prod(shape):
+    raise Refusal(f'{path} announces {shape} and holds {values.size} bytes; {math.prod(shape)} are needed')
+  return values.reshape(shape)
+
+
+def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
+  """A random order of 0..size-1, int32 [size]: the same for the same arguments on any machine, for ever.
+
+  Raw bits are sorted because NumPy promises the stream of a bit generator, but not that of `Generator.permutation`.
+  """
+  bits = np.random.Philox(key=np.array([seed % 2**64, epoch], np.uint64)).random_raw(size)
+  return np.argsort(bits, kind='stable').astype(np.int32)
+
+
+def measure(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+  """Mean and standard deviation per channel of uint8 images [n, h, w, c], in [0, 1] units (std at least 1/255)."""
+  values = np.arange(256) / 255
+  mean, std = [], []
+  for channel in range(images.shape[3]):
+    # Counting values needs no copy of the images in floating point.
+    counts = sum(
+      np.bincount(part[..., channel].ravel(), minlength=256) for part in np.array_split(images, 1 + len(images) // 4096)
+    )
+    mean.append(float(counts @ values / counts.sum()))
+    std.append(float(max(np.sqrt(counts @ (values - mean[-1]) ** 2 / counts.sum()), 1 / 255)))
+  return tuple(mean), tuple(std)
+
+
+def _in_memory(name, split, images, labels, label_names, train) -> Source:
+  def read(indices):
+    return {'image': images[indices], 'label': labels[indices]}
+
+  return Source(name, split, len(images), read, images.shape[1:], label_names, *measure(train))
+
+
+def _check_split(split: str):
+  if split not in SPLITS:
+    raise Refusal(f"unknown split '{split}'{nearest(split, SPLITS)}")
+
+
+@functools.cache
+def _digits():
+  from sklearn.datasets import load_digits
+  from sklearn.model_selection import train_test_split
+
+  images, labels = load_digits().images, load_digits().target.astype(np.int32)
+  train, test = train_test_split(np.arange(len(labels)), test_size=TEST_PART, random_state=SPLIT_SEED, stratify=labels)
+  pixels = np.round(images * (255 / 16)).astype(np.uint8)[..., None]
+  return pixels, labels, {'train': np.sort(train), 'test': np.sort(test)}
+
+
+def _idx_path(folder: pathlib.Path, stem: str) -> pathlib.Path | None:
+  return next((path for path in (folder / f'{stem}.gz', folder / stem) if path.is_file()), None)
+
+
+def _load_npz(path: str) -> dict[str, np.ndarray]:
+  try:
+    with np.load(pathlib.Path(path).expanduser(), allow_pickle=False) as archive:
+      return {name: archive[name] for name in archive.files}
+  except FileNotFoundError:
+    raise Refusal(f'no such file: {path}; an .npz archive with an array `image` is needed') from None
+  except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    # A lone .npy array is no context manager and has no `files`: TypeError or AttributeError.
+    raise Refusal(f'{path} is no .npz archive of plain arrays (pickled objects are never loaded): {error}') from None
+
+
+def _labelled(path: str, content: dict[str, np.ndarray], suffix: str) -> tuple[np.ndarray, np.ndarray]:
+  image = content.get(f'image{suffix}')
+  if image is None:
+    raise Refusal(f"{path} has no array 'image{suffix}'{nearest('image', content)}")
+  if image.dtype != np.uint8 or image.ndim not in (3, 4) or 0 in image.shape:
+    raise Refusal(
+      f"{path}: 'image{suffix}' is {image.dtype} {list(image.shape)}; uint8 [n, h, w] or [n, h, w, c] is needed"
+    )
+  image = image if image.ndim == 4 else image[..., None]
+  label = content.get(f'label{suffix}', np.full(len(image), -1))
+  if not np.issubdtype(label.dtype, np.integer) or label.shape != (len(image),):
+    raise Refusal(f"{path}: 'label{suffix}' is {label.dtype} {list(label.shape)}; integers [{len(image)}] are needed")
+  return image, label.astype(np.int32)
