@@ -123,7 +123,8 @@ class Progress:
                clock: Callable[[], float] = time.monotonic):
     stream = sys.stdout if stream is None else stream
     self._total, self._every, self._stream, self._clock = total, every, stream, clock
-    self._step, self._shown = start, clock()
+    self._step: int | None = None
+    self._shown = clock()
     self._bar: rich.progress.Progress | None = None
     if stream.isatty():
       self._every = 0.2
@@ -143,8 +144,9 @@ class Progress:
     elapsed = now - self._shown
     if elapsed < self._every and step < self._total:
       return
-    rate = float(metrics.get('steps_per_second', (step - self._step) / max(elapsed, 1e-9)))
-    line = _line(step, self._total, rate, metrics)
+    # The time before the first line goes into compilation: no rate can be told from it.
+    measured = None if self._step is None else (step - self._step) / max(elapsed, 1e-9)
+    line = _line(step, self._total, metrics.get('steps_per_second', measured), metrics)
     self._step, self._shown = step, now
     if self._bar is None:
       print(line, file=self._stream, flush=True)
@@ -164,16 +166,17 @@ class Progress:
       self._bar.stop()
 
 
-def _line(step: int, total: int, rate: float, metrics: Mapping[str, Any]) -> str:
+def _line(step: int, total: int, rate: float | None, metrics: Mapping[str, Any]) -> str:
   parts = [f'step {step}/{total}', f'{100 * step // max(total, 1)}%']
   if 'loss' in metrics:
     parts.append(f'loss {float(metrics["loss"]):.3f}')
-  parts.append(f'{_count(rate)} steps/s')
+  if rate is not None:
+    parts.append(f'{_count(rate)} steps/s')
   if 'examples_per_second' in metrics:
     parts.append(f'{_count(float(metrics["examples_per_second"]))} examples/s')
   if 'wait_share' in metrics:
     parts.append(f'waiting {100 * float(metrics["wait_share"]):.1f}%')
-  if step < total and rate > 0:
+  if step < total and rate:
     parts.append(f'left {_duration((total - step) / rate)}')
   return '  '.join(parts)
 

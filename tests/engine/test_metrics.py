@@ -114,12 +114,13 @@ def test_plain_progress_prints_a_line_every_ten_seconds_and_the_last(tmp_path):
   assert lines[-1] == 'done [red]' and len(lines) == 12
 
 
-def test_plain_progress_measures_the_rate_itself_where_it_is_not_given():
+def test_plain_progress_measures_the_rate_itself_but_not_over_compilation():
   clock, stream = Clock(), io.StringIO()
   progress = metrics.Progress(100_000, stream=stream, clock=clock)
-  clock.now += 10
-  progress.update(50, {})
-  assert stream.getvalue() == 'step 50/100000  0%  5.0 steps/s  left 5:33:10\n'
+  for step in (1, 51):
+    clock.now += 10
+    progress.update(step, {})
+  assert stream.getvalue() == 'step 1/100000  0%\nstep 51/100000  0%  5.0 steps/s  left 5:33:10\n'
 
 
 def test_a_terminal_gets_a_bar_and_messages_above_it():
