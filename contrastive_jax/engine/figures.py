@@ -124,11 +124,6 @@ def embedding_map(points: Float[np.ndarray, 'n 2'], label: Int[np.ndarray, ' n']
   return figure
 
 
-def singular_values(x: Float[np.ndarray, 'n d']) -> Float[np.ndarray, ' r']:
-  """Singular values of the centred rows, largest first."""
-  return np.linalg.svd(x - x.mean(axis=0), compute_uv=False)
-
-
 def spectrum(values: Mapping[str, Float[np.ndarray, ' r']], *, theme: Theme = LIGHT) -> Figure:
   """Singular values relative to the largest, on a logarithmic axis; a cliff is a subspace that is not used."""
   figure, axes = _panel(theme)

@@ -29,6 +29,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score
 
 from contrastive_jax.engine import figures, metrics, page
+from contrastive_jax.evals import geometry
 
 HEADLINE = {'linear/accuracy': 'Linear probe', 'knn/accuracy': 'kNN'}
 CURVES = {'loss': 'loss', 'lr': 'learning rate', 'grad_norm': 'gradient norm'}
@@ -76,8 +77,10 @@ def build(workdir: str | os.PathLike) -> pathlib.Path:
 
 def _gather(workdir: pathlib.Path) -> _Run:
   evaluated = _json(workdir / 'evaluations.json')
+  # In the file they are in alphabetical order; raw pixels are the floor to be compared with first.
+  floors = dict(sorted(evaluated.get('floors', {}).items(), key=lambda floor: (floor[0] != 'raw pixels', floor[0])))
   return _Run(workdir, _json(workdir / 'config.json'), metrics.read(workdir), evaluated.get('evaluations', []),
-              evaluated.get('floors', {}), metrics.GLOSSARY | _json(workdir / 'glossary.json'),
+              floors, metrics.GLOSSARY | _json(workdir / 'glossary.json'),
               _json(workdir / 'versions.json'), _arrays(workdir / 'embeddings.npz'))
 
 
@@ -232,10 +235,9 @@ def _geometry(run: _Run) -> str:
     return refused
   kept = _sample(len(run.embeddings['features']), PAIR_ROWS)
   spaces = {name: run.embeddings[name][kept] for name in ('features', 'projection') if name in run.embeddings}
-  values = {str(name): figures.singular_values(x) for name, x in spaces.items()}
-  ranks = ', '.join(f'{_effective_rank(s):.1f} of {len(s)} ({name})' for name, s in values.items())
+  values = {str(name): geometry.spectrum(x) for name, x in spaces.items()}
   parts = [_figure(run, 'spectrum', lambda theme: figures.spectrum(values, theme=theme),
-                   f'Singular values of the centred embeddings. Effective rank: {ranks}.')]
+                   'Singular values of the centred embeddings. Directions beyond a cliff are not used.')]
   for name, x in spaces.items():
     same, other = figures.class_cosines(x, _labels(run)[kept])
     if len(same) and len(other):
@@ -310,12 +312,6 @@ def _unusable(run: _Run, rows: int) -> str:
   if not all(np.isfinite(run.embeddings[name]).all() for name in ('features', 'projection') if name in run.embeddings):
     return page.missing('Some embeddings are not finite.')
   return ''
-
-
-def _effective_rank(s: np.ndarray) -> float:
-  """exp of the entropy of the normalised singular values (Roy and Vetterli, 2007)."""
-  share = s[s > 0] / max(float(s.sum()), 1e-12)
-  return float(np.exp(-(share * np.log(share)).sum())) if len(share) else 0.0
 
 
 def _flat(tree: Any, prefix: str = '') -> dict[str, Any]:

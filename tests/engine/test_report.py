@@ -56,7 +56,7 @@ def made_up_run(workdir, n=60):
   writer.close()
   scores = [{'step': step, 'split': 'test', 'scores': {
     'linear/accuracy': 0.5 + step / 200, 'knn/accuracy': 0.9, 'geometry/alignment': 1.0}} for step in (0, 40, 80)]
-  floors = {'raw pixels': {'linear/accuracy': 0.7, 'knn/accuracy': 0.95}, 'random encoder': {'knn/accuracy': 0.3}}
+  floors = {'random encoder': {'knn/accuracy': 0.3}, 'raw pixels': {'linear/accuracy': 0.7, 'knn/accuracy': 0.95}}
   (workdir / 'evaluations.json').write_text(json.dumps({'evaluations': scores, 'floors': floors}))
   config = {'method': {'name': 'pair', 'loss': 'nt_xent', 'note': HOSTILE}, 'data': {'source': {'name': 'digits'}},
             HOSTILE: {}}
@@ -122,6 +122,7 @@ def test_the_headline_says_so_when_raw_pixels_win(built):
   assert 'kNN: the raw pixels came out ahead, with 95.0% against 90.0% for the trained features; 60 test rows' in shown
   assert 'Linear probe: the trained features are 20.0 points above the raw pixels.' in shown
   assert 'kNN: the trained features are 60.0 points above the random encoder.' in shown
+  assert shown.index('trained') < shown.index('raw pixels') < shown.index('random encoder')
   assert '<strong>95.0%</strong>' in built[1] and '<strong>90.0%</strong>' in built[1]
 
 
@@ -145,7 +146,7 @@ def test_without_labels_or_pictures_the_rest_is_shown(tmp_path):
   np.savez(tmp_path / 'embeddings.npz', features=x)
   shown = build(tmp_path)
   assert 'The rows have no labels' in shown and 'embeddings.npz with the pictures' in shown
-  assert 'labels of two classes' in shown and 'Effective rank' in shown
+  assert 'labels of two classes' in shown and 'Singular values' in shown
 
 
 @pytest.mark.parametrize(('rows', 'said'), [
