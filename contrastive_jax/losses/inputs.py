@@ -37,8 +37,16 @@ def check_positive(name: str, value):
     raise Refusal(f'{name} must be > 0, but it is {value}')
 
 
+def check_temperature(value, *shapes: tuple[int, ...]):
+  """Refuses a temperature <= 0 known before compilation, and one that is neither a scalar nor of these shapes."""
+  check_positive('temperature', value)
+  if jnp.shape(value) not in ((), *shapes):
+    needed = ' or '.join(['a scalar', *(str(list(shape)) for shape in shapes)])
+    raise Refusal(f'temperature must be {needed}, but it is {list(jnp.shape(value))}')
+
+
 def check_sides(x: Array, y: Array, *, equal: bool = False):
-  """Refuses two-sided inputs that are not [B, D] and [M, D], M >= B (M = B if `equal`)."""
+  """Refuses two-sided inputs that are not [B, D] and [M, D] (M = B if `equal`)."""
   if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
     raise Refusal(f'x must be [B, D] and y [M, D] with one D, but they are {x.shape} and {y.shape}')
   if equal and x.shape[0] != y.shape[0]:

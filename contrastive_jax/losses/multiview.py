@@ -47,7 +47,7 @@ def nt_xent(
   Source: Chen et al., 2020, eq. 1.
   """
   inputs.check_views(z)
-  inputs.check_positive('temperature', temperature)
+  inputs.check_temperature(temperature, z.shape[1:2], z.shape[:2])
   z = inputs.wide(z)
   op, logit = inputs.symmetric(inputs.flatten(z), inputs.per_row(temperature, z), {}, fold, precision)
   (lse,), _ = op.reduce([logsumexp(logit)])
@@ -85,7 +85,7 @@ def sup_con(
   Source: Khosla et al., 2020, eq. 2.
   """
   inputs.check_views(z, at_least=1)
-  inputs.check_positive('temperature', temperature)
+  inputs.check_temperature(temperature, z.shape[1:2], z.shape[:2])
   if labels.shape != z.shape[1:2]:
     raise Refusal(f'labels must be one integer an instance, [{z.shape[1]}], but they are {labels.shape}')
   z = inputs.wide(z)
@@ -133,7 +133,7 @@ def decoupled(
   Source: Yeh et al., 2022, eq. 6 and section 3.3.
   """
   inputs.check_views(z, exactly=None if sigma is None else 2)
-  inputs.check_positive('temperature', temperature)
+  inputs.check_temperature(temperature, z.shape[1:2], z.shape[:2])
   inputs.check_positive('sigma', sigma)
   z = inputs.wide(z)
   views = z.shape[0]
@@ -186,7 +186,7 @@ def mv_info_nce(
   those of its formula and of its repository, pakoromilas/Multi-View-CL.
   """
   inputs.check_views(z)
-  inputs.check_positive('temperature', temperature)
+  inputs.check_temperature(temperature)
   z = inputs.wide(z)
   views = z.shape[0]
   op, logit = inputs.symmetric(inputs.flatten(z), temperature, {}, fold, precision)
@@ -231,7 +231,7 @@ def mv_dhel(
   Source: Koromilas et al., 2025, "A Principled Framework for Multi-View Contrastive Learning".
   """
   inputs.check_views(z)
-  inputs.check_positive('temperature', temperature)
+  inputs.check_temperature(temperature)
   z = inputs.wide(z)
 
   def uniformity(view):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from contrastive_jax.losses.inputs import Ids, Mask, Temperature, check_positive, check_sides, wide
+from contrastive_jax.losses.inputs import Ids, Mask, Temperature, check_sides, check_temperature, wide
 from contrastive_jax.losses.softmax import sides
 from contrastive_jax.similarity import Fold, Similarity, same_id, total
 
@@ -48,7 +48,7 @@ def sigmoid(
   Source: Zhai et al., 2023, eq. 1.
   """
   check_sides(x, y)
-  check_positive('temperature', temperature)
+  check_temperature(temperature, x.shape[:1])
   x, y = wide(x), wide(y)
   scale = jnp.asarray(temperature, x.dtype)
   rows, cols = sides(x / (scale if scale.ndim == 0 else scale[:, None]), y, x_id, y_id, x_mask, y_mask)

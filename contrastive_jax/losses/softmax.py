@@ -3,9 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from contrastive_jax.losses.inputs import Ids, Mask, Temperature, check_positive, check_sides, wide
+from contrastive_jax.losses.inputs import Ids, Mask, Temperature, check_sides, check_temperature, wide
 from contrastive_jax.similarity import Fold, Similarity, logsumexp, positive, total
-from contrastive_jax.types import Refusal
 
 
 def sides(x, y, x_id, y_id, x_mask, y_mask):
@@ -39,7 +38,8 @@ def _value(lse, logit_sum, count, kept):
 
 def _both(x, y, temperature, x_id, y_id, x_mask, y_mask, fold, precision, directions):
   check_sides(x, y)
-  check_positive('temperature', temperature)
+  # One per row of x would not say which temperature the rows of y use.
+  check_temperature(temperature, *([x.shape[:1]] if directions == 1 else []))
   x, y = wide(x), wide(y)
   scale = jnp.asarray(temperature, x.dtype)
   x = x / (scale if scale.ndim == 0 else scale[:, None])
@@ -123,8 +123,6 @@ def info_nce_both(
 
   Source: Radford et al., 2021, figure 3.
   """
-  if jnp.ndim(temperature) != 0:  # one per row of x would not say which temperature the rows of y use
-    raise Refusal(f'temperature must be a scalar for a loss of both directions, but it is {jnp.shape(temperature)}')
   of_x, of_y = _both(x, y, temperature, x_id, y_id, x_mask, y_mask, fold, precision, 2)
   return of_x, of_y
 
