@@ -55,7 +55,7 @@ def load_safetensors(path: str | os.PathLike) -> dict:
   """
   try:
     with safe_open(path, framework='numpy') as file:
-      tensors = {name: file.get_tensor(name) for name in file}
+      tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict: it cannot be iterated)
       checksum = (file.metadata() or {}).get('sha256')
   except FileNotFoundError:
     raise Refusal(f'no parameters at {path}: there is no such file') from None

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -63,9 +64,9 @@ class Block(nn.Module):
       return nn.Dropout(self.drop_path, broadcast_dims=(1, 2), deterministic=not train)(y)
 
     y = nn.LayerNorm(name='attention_norm', **fields)(x)
-    # Asked of a float64 model, a "float32 softmax" would lower the precision.
-    softmax32 = self.dtype == jnp.bfloat16
-    y = nn.MultiHeadDotProductAttention(self.heads, force_fp32_for_softmax=softmax32, name='attention', **dense)(y)
+    # JAX's softmax is float32 between bfloat16 products, but float32 in a float64 model too; flax's is in `dtype`.
+    attend = nn.dot_product_attention if self.dtype == jnp.float64 else jax.nn.dot_product_attention
+    y = nn.MultiHeadDotProductAttention(self.heads, attention_fn=attend, name='attention', **dense)(y)
     x = x + drop(y)
     y = nn.LayerNorm(name='mlp_norm', **fields)(x)
     y = nn.gelu(nn.Dense(4 * x.shape[-1], name='mlp_0', **dense)(y))
