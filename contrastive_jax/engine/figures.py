@@ -98,7 +98,9 @@ def plane(x: Float[np.ndarray, 'n d'], *, seed: int = 0) -> Float[np.ndarray, 'n
   model = TSNE(init='pca' if x.shape[1] > 1 else 'random', perplexity=min(30.0, (len(x) - 1) / 3), random_state=seed)
   # On a busy machine its OpenMP threads wait for each other: 360 rows took 26 s on two threads and 2 s on one.
   with threadpoolctl.threadpool_limits(1):
-    return model.fit_transform(unit.astype(np.float32))
+    points = model.fit_transform(unit.astype(np.float32))
+  # Any rotation is as good: the longest extent goes along the wider side of the picture.
+  return (points - points.mean(axis=0)) @ np.linalg.svd(points - points.mean(axis=0), full_matrices=False)[2].T
 
 
 def embedding_map(points: Float[np.ndarray, 'n 2'], label: Int[np.ndarray, ' n'], *,
@@ -154,7 +156,7 @@ def cosine_histogram(same: Float[np.ndarray, ' s'], other: Float[np.ndarray, ' o
   everything = np.concatenate([same, other])
   low, high = float(everything.min()), float(everything.max())
   edges = np.linspace(low, max(high, low + 1e-3), 61).tolist()
-  for colour, values, name in ((theme.series[1], other, 'different classes'), (theme.series[0], same, 'same class')):
+  for colour, values, name in ((theme.series[1], other, 'two classes'), (theme.series[0], same, 'one class')):
     if len(values):
       axes.hist(values, edges, density=True, color=colour, alpha=0.35, histtype='stepfilled')
       axes.hist(values, edges, density=True, color=colour, linewidth=1.6, histtype='step', label=name)
@@ -221,7 +223,9 @@ def _label(axes: Axes, theme: Theme, *, title: str, x: str) -> None:
 
 def _legend(axes: Axes, theme: Theme) -> None:
   if axes.get_legend_handles_labels()[1]:
-    axes.legend(frameon=False, fontsize=9.5, labelcolor=theme.text, loc='best', handlelength=1.4)
+    # On the line of the title, where no curve can be behind it.
+    axes.legend(frameon=False, fontsize=9.5, labelcolor=theme.text, loc='lower right', bbox_to_anchor=(1.0, 1.0),
+                ncols=2, borderaxespad=0.2, handlelength=1.2, handletextpad=0.5, columnspacing=1.2)
 
 
 def _cycle(colours: Sequence[str], count: int) -> list[str]:

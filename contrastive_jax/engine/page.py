@@ -51,7 +51,8 @@ def grid(figures: Iterable[str]) -> str:
 def table(head: Sequence[str], rows: Iterable[tuple[str, str, Sequence[str]]], *, kind: str = '') -> str:
   """Numbers by row and column; a row is its name, a line that explains it (or ''), and its cells.
 
-  Cells that start with '*' are the best of their column.
+  Cells that start with '*' are the best of their column. `kind` is a class of the style sheet: 'headline', or 'stacked'
+  for tables whose names stand above their cells on a narrow screen.
   """
   def cell(value: str) -> str:
     return f'<td>{f"<strong>{text(value[1:])}</strong>" if value.startswith("*") else text(value)}</td>'
@@ -60,8 +61,8 @@ def table(head: Sequence[str], rows: Iterable[tuple[str, str, Sequence[str]]], *
   body = ''.join(
     f'<tr><th scope="row">{text(name)}{f"<small>{text(meaning)}</small>" if meaning else ""}</th>'
     f'{"".join(map(cell, cells))}</tr>\n' for name, meaning, cells in rows)
-  return (f'<div class="scroll"><table class="numbers {kind}"><thead><tr><th></th>{columns}</tr></thead>\n'
-          f'<tbody>{body}</tbody></table></div>\n')
+  return (f'<div class="scroll"><table class="numbers {kind}" style="--columns: {len(head)}">'
+          f'<thead><tr><th></th>{columns}</tr></thead>\n<tbody>{body}</tbody></table></div>\n')
 
 
 def settings(values: Mapping[str, Any]) -> str:
@@ -102,11 +103,18 @@ table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 th, td { padding: .45rem .9rem .45rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 thead th { color: var(--muted); font-weight: 500; }
 tbody th { font-weight: 500; }
-@media (max-width: 30rem) { th, td { padding-right: .6rem; } .numbers tbody th { overflow-wrap: anywhere; } }
 th small { display: block; max-width: 34rem; color: var(--muted); font-weight: 400; }
 .numbers td, .numbers thead th:not(:first-child) { text-align: right; font-variant-numeric: tabular-nums; }
 .numbers td { white-space: nowrap; }
 .numbers td:last-child, .numbers thead th:last-child { padding-right: 0; }
+@media (max-width: 34rem) {
+  .stacked tr { display: grid; grid-template-columns: repeat(var(--columns), 1fr); padding: .45rem 0;
+    border-bottom: 1px solid var(--line); }
+  .stacked th, .stacked td { padding: 0 .6rem 0 0; border: 0; }
+  .numbers.stacked td, .numbers.stacked thead th:not(:first-child) { text-align: left; }
+  .stacked tbody th { grid-column: 1 / -1; padding-bottom: .2rem; }
+  .stacked thead th:first-child { display: none; }
+}
 .headline { width: auto; min-width: min(100%, 30rem); font-size: 1.05rem; }
 .settings th, .settings td { padding-block: .22rem; }
 .settings th { width: 1%; white-space: nowrap; color: var(--muted); font-weight: 400; padding-right: 1.6rem; }

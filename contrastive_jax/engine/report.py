@@ -260,7 +260,7 @@ def _all_scores(run: _Run) -> str:
   names = sorted({name for scores in columns.values() for name in scores})
   if not names:
     return _missing('scores in evaluations.json')
-  return page.table(list(columns), [
+  return page.table(list(columns), kind='stacked', rows=[
     (name, run.glossary.get(name, ''), [_number(scores.get(name)) for scores in columns.values()]) for name in names])
 
 
