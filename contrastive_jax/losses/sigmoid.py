@@ -51,7 +51,7 @@ def sigmoid(
   check_temperature(temperature, x.shape[:1])
   x, y = wide(x), wide(y)
   scale = jnp.asarray(temperature, x.dtype)
-  rows, cols = sides(x / (scale if scale.ndim == 0 else scale[:, None]), y, x_id, y_id, x_mask, y_mask)
+  rows, cols = sides(x / (scale if scale.ndim == 0 else scale[:, None]), y, x_id, y_id, x_mask, y_mask, fold)
 
   rows['bias'] = jnp.broadcast_to(jnp.asarray(bias, x.dtype), x.shape[:1])
 

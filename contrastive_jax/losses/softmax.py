@@ -4,18 +4,24 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from contrastive_jax.losses.inputs import Ids, Mask, Temperature, check_sides, check_temperature, wide
-from contrastive_jax.similarity import Fold, Similarity, logsumexp, positive, total
+from contrastive_jax.similarity import Fold, Similarity, crosses, logsumexp, positive, total
+from contrastive_jax.types import Refusal
 
 
-def sides(x, y, x_id, y_id, x_mask, y_mask):
-  """The entries that travel with the rows and the columns; ids travel only where they are not the positions."""
+def sides(x, y, x_id, y_id, x_mask, y_mask, fold):
+  """The entries that travel with the rows and the columns; without ids a side is known by its positions."""
   sides = [dict(z=x), dict(z=y)]
   for side, mask in zip(sides, (x_mask, y_mask), strict=True):
     if mask is not None:
       side['mask'] = jnp.asarray(mask)
-  if x_id is not None or y_id is not None:
-    for side, ids, z in zip(sides, (x_id, y_id), (x, y), strict=True):
-      side['id'] = jnp.arange(z.shape[0]) if ids is None else jnp.asarray(ids)
+  if x_id is None and y_id is None and x.shape[0] != y.shape[0] and crosses(fold):
+    raise Refusal(
+      'inside shard_map or pmap rows are paired by position only where each device holds as many rows of x as of y, '
+      f'but it holds {x.shape[0]} and {y.shape[0]}: pass x_id and y_id'
+    )
+  for side, ids in zip(sides, (x_id, y_id), strict=True):
+    if ids is not None:
+      side['id'] = jnp.asarray(ids)
   return sides
 
 
@@ -43,8 +49,8 @@ def _both(x, y, temperature, x_id, y_id, x_mask, y_mask, fold, precision, direct
   x, y = wide(x), wide(y)
   scale = jnp.asarray(temperature, x.dtype)
   x = x / (scale if scale.ndim == 0 else scale[:, None])
-  rows, cols = sides(x, y, x_id, y_id, x_mask, y_mask)
-  by_position = 'id' not in rows
+  rows, cols = sides(x, y, x_id, y_id, x_mask, y_mask, fold)
+  by_position = x_id is None and y_id is None
   terms = [logsumexp()]
   if not by_position:
     terms += [total(over=positive), total(lambda pair: jnp.ones_like(pair.dot), over=positive)]

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from contrastive_jax.losses import inputs
-from contrastive_jax.similarity import Fold, Similarity, logsumexp
+from contrastive_jax.similarity import Fold, Similarity, crosses, logsumexp
 from contrastive_jax.types import Refusal
 
 
@@ -62,7 +62,7 @@ def uniformity(
 
   Source: Wang and Isola, 2020, section 4.1.2.
   """
-  if x.ndim != 2 or x.shape[0] < 2:
+  if x.ndim != 2 or (x.shape[0] < 2 and not crosses(fold)):
     raise Refusal(f'uniformity needs rows [B, D], B >= 2, but x is {x.shape}')
   inputs.check_positive('t', t)
   x = inputs.wide(x)

@@ -1,6 +1,6 @@
 """Rows against columns: the operator that every pairwise loss and evaluator is written against."""
 
-from contrastive_jax.similarity.folds import Chunked, Dense, Fold, Local, Ring
+from contrastive_jax.similarity.folds import Chunked, Dense, Fold, Local, Ring, crosses
 from contrastive_jax.similarity.operator import Similarity
 from contrastive_jax.similarity.terms import (
   Pair,
@@ -27,6 +27,7 @@ __all__ = [
   'Ring',
   'Similarity',
   'Term',
+  'crosses',
   'dot',
   'logsumexp',
   'maximum',

@@ -100,6 +100,11 @@ def _inside(fold: Fold | str) -> Place:
   )
 
 
+def crosses(fold: Fold | str) -> bool:
+  """Whether a loss called inside the caller's own `shard_map` or `pmap` meets other devices' rows: by a ring only."""
+  return isinstance(fold, Ring) and bool(get_abstract_mesh().manual_axes)
+
+
 def resolve(fold: Fold | str, operands, sizes: tuple[int, int]) -> Place:
   """Turns a fold, or 'auto', into a Place for operands of `sizes` (rows, columns).
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.extend
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, use_abstract_mesh
+from jax.sharding import AbstractMesh, get_abstract_mesh, use_abstract_mesh
 from jaxtyping import Array, Bool, Float
 
 from contrastive_jax.similarity import monoids
@@ -63,14 +63,13 @@ def valid(pair: Pair):
 
 
 def same_id(pair: Pair):
-  """The two share an id (their position where no ids travel); an id of -1 equals none."""
-  if 'id' not in pair.anchor:
-    return pair.anchor['position'] == pair.other['position']
-  return (pair.anchor['id'] == pair.other['id']) & (pair.anchor['id'] >= 0)
+  """The two share an id (the position of a side where no ids travel); an id of -1 equals none."""
+  a, b = (side['id'] if 'id' in side else side['position'] for side in (pair.anchor, pair.other))
+  return (a == b) & (a >= 0)
 
 
 def positive(pair: Pair):
-  """Valid candidates with the anchor's `id` (its position where no ids travel); an id of -1 is never a positive."""
+  """Valid candidates with the anchor's `id` (the position where no ids travel); an id of -1 is never a positive."""
   return valid(pair) & same_id(pair)
 
 
@@ -175,7 +174,7 @@ def trace(terms: Sequence[Term], z: Array, anchor: Entries, other: Entries):
     if over is not None and _always(over):
       over, over_constants = None, []
     is_dot = value.outvars[0] is value.invars[0]
-    key = (term.monoid.name, str(value), str(over), tuple(sorted(anchor)), tuple(sorted(other)))
+    key = (term.monoid.name, str(value), str(over), tuple(sorted(anchor)), tuple(sorted(other)), get_abstract_mesh())
     counts = (len(value_constants), len(over_constants))
     traced.append(Traced(term.monoid, value, over, counts, is_dot, key))
     constants.append(value_constants + over_constants)
