@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from contrastive_jax.types import Refusal
 
@@ -44,14 +44,14 @@ def run(main: Callable, *, config_from_workdir: bool = False):
   def parse(argv):
     rest, found = split_overrides(argv)
     overrides.update(found)
+    if not any(a.lstrip('-').startswith('verbosity') for a in rest):
+      rest.insert(1, '--verbosity=-1')  # warnings only: the checkpoint library tells every step of its work
     return flags.FLAGS(rest)
 
   def start(argv):
     from contrastive_jax.engine import resolve
     from contrastive_jax.engine.reporter import NonFinite
 
-    if flags.FLAGS['verbosity'].using_default_value:
-      logging.set_verbosity(logging.WARNING)  # the checkpoint library tells every step of its work
     try:
       if len(argv) > 1:
         raise Refusal(f"unexpected argument '{argv[1]}'")
