@@ -241,7 +241,7 @@ def _choose(config, path: str, name: str):
       del section[other]
     section[key] = name
   else:
-    kept = set(_defaults(factory('method', section['name']), section | {key: name}))
+    kept = set(_defaults(factory('method', section['name']), dict(section.items()) | {key: name}))
     for other in [k for k in section if k not in kept and k != 'name']:
       del section[other]
     section[key] = name
