@@ -152,7 +152,9 @@ def _trace(fn, z: Array, anchor: Entries, other: Entries):
   # Without a mesh in its context the traced function runs on tiles of any: of one device, or of a shard_map's.
   context = contextlib.nullcontext() if _varies(z) else use_abstract_mesh(AbstractMesh((), ()))
   with context:
-    closed = jax.make_jaxpr(flat)(_example(z, ()), *sides)
+    example = (_example(z, ()), *sides)
+    closed = jax.make_jaxpr(flat)(*example)
+    text = str(closed.jaxpr) + _rules(closed, example)
   if [v.aval.shape for v in closed.jaxpr.outvars] != [()]:
     raise Refusal('a value or set of a similarity term must return one scalar for one pair')
   constants = [jnp.asarray(c) for c in closed.consts]
@@ -162,19 +164,40 @@ def _trace(fn, z: Array, anchor: Entries, other: Entries):
       'inside shard_map a term cannot close over a floating-point array that is the same on every device: let it '
       'travel with the rows'
     )
-  return closed.jaxpr, constants
+  return closed.jaxpr, constants, text
+
+
+def _rules(closed, example) -> str:
+  """The derivative as text where a function brings its own: two may differ in nothing else."""
+  flat = jax.tree.leaves(example)
+  inexact = [i for i, x in enumerate(flat) if jnp.issubdtype(x.dtype, jnp.inexact)]
+  if 'custom_' not in str(closed.jaxpr) or not jnp.issubdtype(closed.out_avals[0].dtype, jnp.inexact):
+    return ''
+
+  def derivative(*args):
+    def of(*some):
+      known = dict(zip(inexact, some, strict=True))
+      full = [known.get(i, x) for i, x in enumerate(args)]
+      return jax.core.eval_jaxpr(closed.jaxpr, closed.consts, *full)[0]
+
+    out, pull = jax.vjp(of, *(args[i] for i in inexact))
+    return pull(jnp.ones_like(out))
+
+  return str(jax.make_jaxpr(derivative)(*flat).jaxpr)
 
 
 def trace(terms: Sequence[Term], z: Array, anchor: Entries, other: Entries):
   """Makes closures explicit: the traced terms, and the constants of each."""
   traced, constants = [], []
   for term in terms:
-    value, value_constants = _trace(term.value, z, anchor, other)
-    over, over_constants = (None, []) if term.over is None else _trace(term.over, z, anchor, other)
+    value, value_constants, value_text = _trace(term.value, z, anchor, other)
+    over, over_constants, over_text = (None, [], '')
+    if term.over is not None:
+      over, over_constants, over_text = _trace(term.over, z, anchor, other)
     if over is not None and _always(over):
-      over, over_constants = None, []
+      over, over_constants, over_text = None, [], ''
     is_dot = value.outvars[0] is value.invars[0]
-    key = (term.monoid.name, str(value), str(over), tuple(sorted(anchor)), tuple(sorted(other)), get_abstract_mesh())
+    key = (term.monoid.name, value_text, over_text, tuple(sorted(anchor)), tuple(sorted(other)), get_abstract_mesh())
     counts = (len(value_constants), len(over_constants))
     traced.append(Traced(term.monoid, value, over, counts, is_dot, key))
     constants.append(value_constants + over_constants)
