@@ -81,7 +81,7 @@ def affine(*, box, shape: tuple[int, int], angle, shear, zoom, shift, mirror) ->
   cos, sin = jnp.cos(angle) / zoom, jnp.sin(angle) / zoom
   # Output to input: undo the shift, then the rotation and zoom, then the shear.
   turn = jnp.stack([jnp.stack([cos, -sin]), jnp.stack([sin - shear * cos, cos + shear * sin])])
-  half = jnp.stack([height / 2, jnp.where(mirror, -width, width) / 2])
+  half = jnp.stack([height, width]) * jnp.where(mirror, jnp.array([0.5, -0.5]), 0.5).astype(jnp.float32)
   linear = turn * half
   middle = jnp.stack([top + (height - shape[0]) / 2, left + (width - shape[1]) / 2])
   down, right = shift

@@ -284,8 +284,9 @@ def _plain(mean: Colours, std: Colours, image_size: int | None) -> Callable[[Pix
     height, width = image.shape[:2]
     if image_size is not None and (height, width) != (image_size, image_size):
       side = min(height, width)
-      box = [jnp.float32(x) for x in ((height - side) / 2, (width - side) / 2, side, side)]
-      image = jnp.clip(ops.crop_resize(image, box, (image_size, image_size)), 0.0, 1.0)
+      top, left = (height - side) // 2, (width - side) // 2
+      square = image[top : top + side, left : left + side]
+      image = jnp.clip(jax.image.resize(square, (image_size, image_size, image.shape[2]), 'cubic'), 0.0, 1.0)
     return _normalise(image, mean, std)
 
   return plain
