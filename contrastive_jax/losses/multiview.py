@@ -90,7 +90,8 @@ def sup_con(
     raise Refusal(f'labels must be one integer an instance, [{z.shape[1]}], but they are {labels.shape}')
   z = inputs.wide(z)
   views = z.shape[0]
-  entries = {'id': jnp.repeat(labels, views)}
+  # jnp.repeat refuses explicitly sharded arrays.
+  entries = {'id': jnp.broadcast_to(labels[:, None], (z.shape[1], views)).reshape(-1)}
   op, logit = inputs.symmetric(inputs.flatten(z), inputs.per_row(temperature, z), entries, fold, precision)
   terms = [logsumexp(logit), total(logit, positive), total(lambda pair: jnp.ones_like(pair.dot), positive)]
   (lse, logits, count), _ = op.reduce(terms)
