@@ -1,29 +1,71 @@
-"""What configs share: data, encoder and schedule of a setting. A config adds its method."""
+"""What configs share: data, encoder and schedule of a setting. A config adds its method.
+
+`configs/ssl/simclr.py` is the setting `digits`; `configs/ssl/simclr.py:cifar10` names another; `:tiny` runs two steps.
+"""
 
 import ml_collections
 
-
-def digits(method: dict, variant: str = '', *, num_views: int = 2) -> ml_collections.ConfigDict:
-  """1,437 training images of 8 x 8 pixels, a small conv net: minutes on two CPU cores. `:tiny`: two steps."""
-  config = ml_collections.ConfigDict()
-  config.seed = 0
-  config.data = dict(source=dict(name='digits'), views=dict(name='digits'), num_views=num_views, batch_size=256)
-  config.encoder = dict(name='convnet')
-  config.head = dict(name='projector')
-  config.method = method
-  config.schedule = dict(name='cosine', learning_rate=1e-3, scaling='none')
-  config.optimiser = dict(name='adamw')
-  config.evals = dict(knn={}, linear={}, geometry={})
-  config.train = dict(epochs=60)
-  return shrink(config) if variant == 'tiny' else config
+from contrastive_jax.types import Refusal, nearest
 
 
-def shrink(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """The same method at a size for tests: two steps on digits."""
-  config.data.source, config.data.views = dict(name='digits'), dict(name='digits')
-  config.data.batch_size = 32
-  config.encoder = dict(name='mlp', widths=(32,))
-  config.head = dict(name='projector', hidden=32, features=16)
-  config.train = dict(steps=2, log_every=1, report=False)
-  config.evals = dict(knn={})
-  return config
+def digits() -> dict:
+  """1,437 training images of 8 x 8 pixels that ship with scikit-learn: a minute on two CPU cores."""
+  return dict(
+    data=dict(source=dict(name='digits'), views=dict(name='digits'), batch_size=256),
+    encoder=dict(name='convnet'),
+    head=dict(name='projector'),
+    schedule=dict(name='cosine', learning_rate=1e-3, scaling='none'),
+    optimiser=dict(name='adamw'),
+    evals=dict(knn={}, linear={}, geometry={}),
+    train=dict(epochs=60),
+  )
+
+
+def fashion_mnist() -> dict:
+  """60,000 training images of 28 x 28 pixels; a small conv net, minutes on a CPU."""
+  return digits() | dict(
+    data=dict(source=dict(name='fashion_mnist'), views=dict(name='garments'), batch_size=512),
+    encoder=dict(name='convnet', widths=(16, 32, 64)),
+    train=dict(epochs=12),
+  )
+
+
+def cifar10() -> dict:
+  """The SimCLR paper's appendix B.9: ResNet-18 with the CIFAR stem, batch 512, no blur. For one GPU."""
+  return digits() | dict(
+    data=dict(source=dict(name='cifar10'), views=dict(name='simclr', strength=0.5, blur=0.0), batch_size=512),
+    encoder=dict(name='resnet', depth=18, stem='cifar', norm='batch', dtype='bfloat16'),
+    schedule=dict(name='cosine', learning_rate=0.5, scaling='linear', warmup=0.01),
+    optimiser=dict(name='lars', weight_decay=1e-4),
+    train=dict(epochs=1000),
+  )
+
+
+def tiny() -> dict:
+  """Two steps on digits, for tests."""
+  return dict(
+    data=dict(source=dict(name='digits'), views=dict(name='digits'), batch_size=32),
+    encoder=dict(name='mlp', widths=(32,)),
+    head=dict(name='projector', hidden=32, features=16),
+    schedule=dict(name='cosine', learning_rate=1e-3, scaling='none'),
+    optimiser=dict(name='adamw'),
+    evals=dict(knn={}),
+    train=dict(steps=2, log_every=1, report=False),
+  )
+
+
+_SETTINGS = {'digits': digits, 'fashion_mnist': fashion_mnist, 'cifar10': cifar10, 'tiny': tiny}
+
+
+def config(variant: str, *, method: dict, num_views: int = 2) -> ml_collections.ConfigDict:
+  """A method in the setting that `variant` names ('' is digits).
+
+  Raises:
+    Refusal: an unknown setting.
+  """
+  setting = _SETTINGS.get(variant or 'digits')
+  if setting is None:
+    raise Refusal(f"unknown variant '{variant}' of the config{nearest(variant, _SETTINGS)}")
+  found = setting() | dict(seed=0, method=method)
+  found['data'] = found['data'] | dict(num_views=num_views)
+  return ml_collections.ConfigDict(found)

@@ -7,5 +7,5 @@ from configs import common
 
 
 def get_config(variant: str = ''):
-  """`:tiny` runs two steps."""
-  return common.digits(dict(name='pair', loss='nt_xent', temperature=0.2), variant)
+  """`variant` names a setting of `configs.common`."""
+  return common.config(variant, method=dict(name='pair', loss='nt_xent', temperature=0.2))
