@@ -1,5 +1,7 @@
 """Evaluates a trained run: `python -m contrastive_jax.evaluate --workdir=runs/simclr --config.evals.knn.k=5`."""
 
+import pathlib
+
 from contrastive_jax.engine import command
 
 
@@ -11,7 +13,7 @@ def main(config, workdir: str):
   run = setup.build(config)
   params, state, step = serve.restore(run, workdir)
   columns = {f'step {step}': evaluation.scores(run.evaluators, run.embedder.at(params, state))}
-  columns |= read_evaluations(workdir)['floors']
+  columns |= read_evaluations(pathlib.Path(workdir))['floors']
   print(f'{"":32s}' + ''.join(f'{name:>18s}' for name in columns))
   for metric in columns[f'step {step}']:
     cells = (f'{column[metric]:18.4f}' if metric in column else f'{"-":>18s}' for column in columns.values())
