@@ -99,11 +99,11 @@ class Batches:
     plan: Plan | None = None,
     part: slice = slice(None),
   ):
-    order = dict(seed=seed, num_examples=source.num_examples, batch_size=batch_size, plan=plan)
-    indices(start, **order)  # refuses here rather than in a thread
+    draw = functools.partial(indices, seed=seed, num_examples=source.num_examples, batch_size=batch_size, plan=plan)
+    draw(start)  # refuses here rather than in a thread
 
     def read(step):
-      rows = indices(step, **order)[part]
+      rows = draw(step)[part]
       fields = dict(index=rows, id=rows, mask=np.ones(len(rows), bool))
       return step, source.read(rows) | fields
 

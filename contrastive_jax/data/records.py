@@ -128,6 +128,8 @@ def _image_shape(dataset, shape, image_size) -> tuple[int, int, int]:
   height, width, channels = shape
   channels = channels or 3
   if image_size is not None:
+    if image_size < 1:
+      raise Refusal(f'image_size is {image_size}; at least 1 pixel is needed')
     return image_size, image_size, channels
   if height is None or width is None:
     raise Refusal(f"images of '{dataset}' have different sizes; give image_size (pixels), to which they are resized")
@@ -136,10 +138,10 @@ def _image_shape(dataset, shape, image_size) -> tuple[int, int, int]:
 
 def _pixels(data: bytes, shape, image_size) -> np.ndarray:
   mode = _MODES[shape[2]]
-  with Image.open(io.BytesIO(data)) as picture:
+  with Image.open(io.BytesIO(data)) as file:
     if image_size is not None:
-      picture.draft(mode, (image_size, image_size))
-    picture = picture.convert(mode)
+      file.draft(mode, (image_size, image_size))
+    picture = file.convert(mode)
     if image_size is not None and picture.size != (image_size, image_size):
       picture = ImageOps.fit(picture, (image_size, image_size), Image.Resampling.BICUBIC)
     return np.asarray(picture).reshape(shape)

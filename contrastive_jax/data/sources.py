@@ -30,7 +30,7 @@ FASHION_LABELS = (
 )  # fmt: skip
 
 # Mean and standard deviation of the training images' channels, in [0, 1] units; other sets are measured.
-STATISTICS = {
+STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
   'cifar10': ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
   'cifar100': ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
   'imagenet2012': ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -79,15 +79,15 @@ def fashion_mnist(*, split: str = 'train', data_dir: str | None = None) -> Sourc
   """
   _check_split(split)
   folder = pathlib.Path(data_dir or FASHION_DIR).expanduser()
-  kinds = ('images-idx3-ubyte', 'labels-idx1-ubyte')
-  paths = {part: [_idx_path(folder, f'{stem}-{kind}') for kind in kinds] for part, stem in FASHION_FILES.items()}
-  if all(path for pair in paths.values() for path in pair):
-    images, labels = (read_idx(path) for path in paths[split])
-    images = images[..., None]
-    if len(images) != len(labels):
-      raise Refusal(f'{paths[split][0]} has {len(images)} images and {paths[split][1]} {len(labels)} labels')
-    train = images if split == 'train' else read_idx(paths['train'][0])[..., None]
-    return _in_memory('fashion_mnist', split, images, labels.astype(np.int32), FASHION_LABELS, train)
+  files = {part: _fashion_files(folder, part) for part in SPLITS}
+  if all(len(found) == 2 for found in files.values()):
+    images, labels = (read_idx(path) for path in files[split])
+    if images.ndim != 3 or labels.shape != images.shape[:1]:
+      raise Refusal(f'{folder} has images {list(images.shape)} and labels {list(labels.shape)} for {split}')
+    train = images if split == 'train' else read_idx(files['train'][0])
+    return _in_memory(
+      'fashion_mnist', split, images[..., None], labels.astype(np.int32), FASHION_LABELS, train[..., None]
+    )
   if records.is_prepared('fashion_mnist', data_dir):
     return tfds(dataset='fashion_mnist', split=split, data_dir=data_dir)
   raise Refusal(
@@ -221,9 +221,8 @@ def measure(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
   mean, std = [], []
   for channel in range(images.shape[3]):
     # Counting values needs no copy of the images in floating point.
-    counts = sum(
-      np.bincount(part[..., channel].ravel(), minlength=256) for part in np.array_split(images, 1 + len(images) // 4096)
-    )
+    parts = np.array_split(images[..., channel], 1 + len(images) // 4096)
+    counts = np.sum([np.bincount(part.ravel(), minlength=256) for part in parts], axis=0)
     mean.append(float(counts @ values / counts.sum()))
     std.append(float(max(np.sqrt(counts @ (values - mean[-1]) ** 2 / counts.sum()), 1 / 255)))
   return tuple(mean), tuple(std)
@@ -252,8 +251,11 @@ def _digits():
   return pixels, labels, {'train': np.sort(train), 'test': np.sort(test)}
 
 
-def _idx_path(folder: pathlib.Path, stem: str) -> pathlib.Path | None:
-  return next((path for path in (folder / f'{stem}.gz', folder / stem) if path.is_file()), None)
+def _fashion_files(folder: pathlib.Path, split: str) -> list[pathlib.Path]:
+  """The files of the split's images and labels, as far as they exist."""
+  stems = [folder / f'{FASHION_FILES[split]}-{kind}' for kind in ('images-idx3-ubyte', 'labels-idx1-ubyte')]
+  either = [(stem.with_name(f'{stem.name}.gz'), stem) for stem in stems]
+  return [next(path for path in pair if path.is_file()) for pair in either if any(path.is_file() for path in pair)]
 
 
 def _load_npz(path: str) -> dict[str, np.ndarray]:

@@ -25,6 +25,7 @@ Colours = tuple[float, ...]
 Image = Float[Array, 'h w c']
 Pixels = UInt8[Array, 'h w c']
 
+NEUTRAL = np.array([1, 1, 1, 0], np.float32)  # brightness, contrast, saturation, hue that change nothing
 SMALLEST_BLURRED = 64  # pixels: SimCLR blurs ImageNet (224) but not CIFAR-10 (32)
 
 
@@ -77,23 +78,18 @@ def simclr(
   _check_fractions(
     crop_scale=crop_scale[1], flip=flip, jitter=jitter, grey=grey, blur=blur or 0.0, blur_kernel=blur_kernel
   )
-  neutral = np.array([1, 1, 1, 0], np.float32)
   spread = np.array([0.8, 0.8, 0.8, 0.2], np.float32) * np.float32(strength)
-  least = np.maximum(neutral - spread, np.array([0, 0, 0, -1], np.float32))  # a factor is never negative
+  least = np.maximum(NEUTRAL - spread, np.array([0, 0, 0, -1], np.float32))  # a factor is never negative
 
   def augment(key, image):
     image = _unit(image)
-    size = _size(image, image_size)
     u = jax.random.uniform(key, (17,), jnp.float32)
-    box = ops.crop_box(u[:4], image.shape[:2], scale=crop_scale, ratio=crop_ratio)
-    image = ops.flip(ops.crop_resize(image, box, size), u[4] < flip)
-    factors = ops.between(least, neutral + spread, u[5:9])
-    image = ops.colour_jitter(image, jnp.where(u[9] < jitter, factors, neutral), u[10:14])
+    box = ops.crop_box(u[:4], _size(image, None), scale=crop_scale, ratio=crop_ratio)
+    image = ops.flip(ops.crop_resize(image, box, _size(image, image_size)), u[4] < flip)
+    factors = ops.between(least, NEUTRAL + spread, u[5:9])
+    image = ops.colour_jitter(image, jnp.where(u[9] < jitter, factors, NEUTRAL), u[10:14])
     image = ops.grey(image, u[14] < grey)
-    chance = (0.5 if min(size) >= SMALLEST_BLURRED else 0.0) if blur is None else blur
-    radius = int(min(size) * blur_kernel) // 2
-    if chance and radius:
-      image = ops.blur(image, ops.between(*blur_sigma, u[15]), u[16] < chance, radius=radius)
+    image = _blur(image, u[15:17], blur, blur_kernel, blur_sigma)
     return _normalise(image, mean, std)
 
   return Views(augment, _plain(mean, std, image_size))
@@ -218,7 +214,7 @@ def garments(
       image,
       _size(image, image_size),
       tone=(_factor(brightness, u[7]), _factor(contrast, u[8])),
-      box=ops.crop_box(u[:4], image.shape[:2], scale=crop_scale, ratio=crop_ratio),
+      box=ops.crop_box(u[:4], _size(image, None), scale=crop_scale, ratio=crop_ratio),
       mirror=u[4] < flip,
       angle=ops.between(-tilt, tilt, u[5]),
       shear=ops.between(-shear, shear, u[6]),
@@ -273,11 +269,14 @@ def _normalise(image: Image, mean: Colours, std: Colours) -> Image:
 
 
 def _size(image: Image, image_size: int | None) -> tuple[int, int]:
-  return image.shape[:2] if image_size is None else (image_size, image_size)
+  height, width, _ = image.shape
+  return (height, width) if image_size is None else (image_size, image_size)
 
 
 def _plain(mean: Colours, std: Colours, image_size: int | None) -> Callable[[Pixels], Image]:
   """The image itself, or its largest centred square at the wanted size."""
+  if image_size is not None and image_size < 1:
+    raise Refusal(f'image_size is {image_size}; at least 1 pixel is needed')
 
   def plain(image):
     image = _unit(image)
@@ -294,7 +293,7 @@ def _plain(mean: Colours, std: Colours, image_size: int | None) -> Callable[[Pix
 
 def _warp(image, size, *, box=None, angle=0.0, shear=0.0, zoom=1.0, shift=(0.0, 0.0), mirror=False, tone=None) -> Image:
   """Tone, then one resampling; the black around the image takes part in the tone, so that it stays of one piece."""
-  shape = image.shape[:2]
+  shape = _size(image, None)
   box = (0.0, 0.0, *shape) if box is None else box
   matrix = ops.affine(box=box, shape=shape, angle=angle, shear=shear, zoom=zoom, shift=shift, mirror=mirror)
   framed = ops.frame(image)
@@ -305,8 +304,18 @@ def _factor(spread: float, u):
   return ops.between(max(0.0, 1 - spread), 1 + spread, u)
 
 
+def _blur(image: Image, u: Float[Array, '2'], chance: float | None, kernel: float, sigma: tuple[float, float]) -> Image:
+  side = min(image.shape[:2])
+  if chance is None:
+    chance = 0.5 if side >= SMALLEST_BLURRED else 0.0
+  radius = int(side * kernel) // 2
+  if not chance or not radius:
+    return image
+  return ops.blur(image, ops.between(*sigma, u[0]), u[1] < chance, radius=radius)
+
+
 def _erase(image: Image, u: Float[Array, '5'], chance: float, area: tuple[float, float]) -> Image:
-  box = ops.crop_box(u[:4], image.shape[:2], scale=area, ratio=(0.5, 2.0))
+  box = ops.crop_box(u[:4], _size(image, None), scale=area, ratio=(0.5, 2.0))
   return ops.erase(image, box, u[4] < chance)
 
 

@@ -105,6 +105,13 @@ def test_a_damaged_idx_file_is_refused_by_name(tmp_path, damage):
     sources.read_idx(path)
 
 
+def test_fashion_mnist_with_fewer_labels_than_images_is_refused(tmp_path):
+  tiny_fashion(tmp_path, zipped=False)
+  write_idx(tmp_path / 'train-labels-idx1-ubyte', np.zeros(11, np.uint8))
+  with pytest.raises(Refusal, match=r'images \[12, 4, 4\] and labels \[11\]'):
+    sources.fashion_mnist(data_dir=str(tmp_path))
+
+
 def test_a_truncated_gzip_is_refused(tmp_path):
   path = tmp_path / 'some.gz'
   write_idx(path, np.arange(200, dtype=np.uint8), zipped=True)

@@ -192,6 +192,7 @@ def test_statistics_of_another_number_of_channels_are_refused():
     ('simclr', dict(crop_scale=(0.5, 1.5))),
     ('simclr', dict(crop_ratio=(2.0, 1.0))),
     ('simclr', dict(flip=1.5)),
+    ('simclr', dict(image_size=0)),
     ('simclr', dict(blur=-0.1)),
     ('weak', dict(shift=-1.0)),
     ('digits', dict(zoom=(1.2, 0.8))),
