@@ -179,7 +179,7 @@ def _parse(text: str):
   try:
     return ast.literal_eval(text)
   except (ValueError, SyntaxError):
-    return {'true': True, 'false': False, 'none': None}.get(text.lower(), text)
+    return {'true': True, 'false': False}.get(text.lower(), text)  # 'none' is a word: norm='none'; None is None
 
 
 def _walk(config, path: str):
