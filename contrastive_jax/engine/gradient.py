@@ -47,21 +47,7 @@ def plain(method: Method, expand: Callable, *, seed: int):
   return gradients
 
 
-def cached(method: Method, expand: Callable, *, seed: int, microbatch: int, mesh):
-  """The gradient of the whole batch's loss with the activations of one micro-batch at a time (GradCache).
-
-  Embeds all micro-batches without gradient, takes value and gradient of the loss with respect to parameters and
-  features, and embeds each again with the same keys, pulling its features' cotangent back. A host loop over three
-  compiled functions: the loss sees all features, encoders never more than `microbatch` examples.
-
-  Args:
-    microbatch: examples embedded at once, over all devices; divides the batch, and is divided by the devices.
-
-  Raises:
-    Refusal: the method's encoders mix the examples of a batch (batch norm), or sizes that do not divide.
-
-  Source: Gao et al., 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", section 3.2.
-  """
+def _check_cached(method: Method, microbatch: int, mesh):
   if not method.per_example:
     raise Refusal(
       "cached gradients embed micro-batches, but this method's encoders mix the examples of a batch: choose "
@@ -70,7 +56,12 @@ def cached(method: Method, expand: Callable, *, seed: int, microbatch: int, mesh
   if microbatch % mesh.size:
     raise Refusal(f'config.train.microbatch={microbatch} does not divide among {mesh.size} devices')
 
-  # Every device cuts its own examples, so that no example moves: piece m holds part m of each device's share.
+
+def _cutting(microbatch: int, mesh):
+  """(piece m of a batch, whole batch from its pieces).
+
+  Every device cuts its own examples, so that no example moves: piece m holds part m of each device's share.
+  """
   split = NamedSharding(mesh, P(AXIS))
 
   def take(tree, m):
@@ -89,6 +80,27 @@ def cached(method: Method, expand: Callable, *, seed: int, microbatch: int, mesh
       return jax.lax.with_sharding_constraint(stacked.reshape(-1, *xs[0].shape[1:]), split)
 
     return jax.tree.map(one, *pieces)
+
+  return take, put_back
+
+
+def cached(method: Method, expand: Callable, *, seed: int, microbatch: int, mesh):
+  """The gradient of the whole batch's loss with the activations of one micro-batch at a time (GradCache).
+
+  Embeds all micro-batches without gradient, takes value and gradient of the loss with respect to parameters and
+  features, and embeds each again with the same keys, pulling its features' cotangent back. A host loop over three
+  compiled functions: the loss sees all features, encoders never more than `microbatch` examples.
+
+  Args:
+    microbatch: examples embedded at once, over all devices; divides the batch, and is divided by the devices.
+
+  Raises:
+    Refusal: the method's encoders mix the examples of a batch (batch norm), or sizes that do not divide.
+
+  Source: Gao et al., 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", section 3.2.
+  """
+  _check_cached(method, microbatch, mesh)
+  take, put_back = _cutting(microbatch, mesh)
 
   def encode(params, train_state, raw, m):
     batch = expand(take(raw, m), train_state.step)
