@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -131,9 +132,10 @@ def cached(method: Method, expand: Callable, *, seed: int, microbatch: int, mesh
     size = raw['index'].shape[0]
     if size % microbatch:
       raise Refusal(f'config.train.microbatch={microbatch} does not divide config.data.batch_size={size}')
-    pieces = [embed(train_state, raw, m) for m in range(size // microbatch)]
+    numbers = [jax.device_put(np.int32(m), NamedSharding(mesh, P())) for m in range(size // microbatch)]
+    pieces = [embed(train_state, raw, m) for m in numbers]
     out, of_params, of_features = of_loss(train_state, raw, pieces)
-    for m in range(size // microbatch):
+    for m in numbers:
       of_params = pull_back(train_state, raw, of_features, of_params, m)
     return out, of_params
 
