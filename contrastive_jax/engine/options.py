@@ -1,10 +1,23 @@
-"""The options of a training run: the `train` section of a config."""
+"""The options of a training run that belong to no function, each with its default and its type."""
 
 from typing import NamedTuple
 
 
+class Seed(NamedTuple):
+  """At the top of a config."""
+
+  seed: int = 0  # of parameters, order of the data, views and dropout
+
+
+class Data(NamedTuple):
+  """The `data` section, besides its source and its views."""
+
+  num_views: int = 2  # views made of each example at each step
+  batch_size: int = 256  # examples a step, over all devices
+
+
 class Options(NamedTuple):
-  """What the loop needs to know besides data, models, method, optimiser and evaluators."""
+  """The `train` section: what the loop needs besides data, models, method, optimiser and evaluators."""
 
   epochs: float = 100.0  # passes over the training set, where `steps` is None
   steps: int | None = None  # optimiser steps

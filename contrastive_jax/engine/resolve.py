@@ -5,7 +5,6 @@ out are filled with the function's defaults, so a default is written once, in a 
 overridden from the command line. Below this module nobody sees a config.
 """
 
-import ast
 import copy
 import importlib
 import importlib.util
@@ -17,7 +16,7 @@ from collections.abc import Callable, Mapping
 
 import ml_collections
 
-from contrastive_jax.engine.options import Options
+from contrastive_jax.engine import options, values
 from contrastive_jax.engine.workdir import CONFIG, read_config
 from contrastive_jax.types import Refusal, nearest
 
@@ -36,11 +35,12 @@ _KINDS = {
   'head': ('identity', 'predictor', 'projector'),
   'data.views': ('digits', 'garments', 'simclr', 'weak'),
 }
+_NAMED = ('data.source', 'data.views', 'encoder', 'head', 'method', 'schedule', 'optimiser')
 
+# Keywords that the engine passes itself: every run reads both splits, and views normalise by the source's statistics.
+_PASSED = ('split', 'mean', 'std')
 
-# What the engine passes itself, though it has a default: every run reads both splits.
-_PASSED = ('split',)
-_DATA = {'num_views': 2, 'batch_size': 256}
+Parameters = Mapping[str, inspect.Parameter]
 
 
 def _known(section: str) -> tuple[str, ...]:
@@ -67,79 +67,105 @@ def factory(section: str, name: str) -> Callable:
   return getattr(importlib.import_module(f'contrastive_jax.{_MODULES[section]}'), name)
 
 
-def _defaults(function: Callable, given: Mapping) -> dict:
-  """The keyword-only parameters that have defaults: what a config may set. Others are passed by the engine."""
-  if hasattr(function, '_field_defaults'):
-    return dict(function._field_defaults)
-  parameters = inspect.signature(function).parameters.values()
-  found = {
-    p.name: p.default
-    for p in parameters
-    if p.kind == p.KEYWORD_ONLY and p.default is not p.empty and p.name not in _PASSED
-  }
-  if any(p.kind == p.VAR_KEYWORD for p in parameters):
+def _parameters(function: Callable, given: Mapping) -> Parameters:
+  """The keywords of a function that a config may set."""
+  parameters = inspect.signature(function).parameters
+  found = {k: p for k, p in parameters.items() if p.kind == p.KEYWORD_ONLY and k not in _PASSED}
+  if any(p.kind == p.VAR_KEYWORD for p in parameters.values()):
     # A function whose keywords depend on a choice (the loss of `pair`) says which they are.
     found |= importlib.import_module(function.__module__).options(**{k: v for k, v in given.items() if k != 'name'})
   return found
 
 
-def _sections(config) -> list[tuple[str, str, ml_collections.ConfigDict]]:
-  """(path, kind, section) of everything in a config that stands for a function."""
-  paths = ['data.source', 'data.views', 'encoder', 'head', 'method', 'schedule', 'optimiser']
-  found = []
-  for path in paths:
-    section = config
-    for key in path.split('.'):
-      if key not in section:
-        raise Refusal(f"the config has no section '{path}'")
-      section = section[key]
-    found.append((path, path, section))
-  return found + [(f'evals.{name}', 'evals', section) for name, section in config.evals.items()]
+def _section(config, path: str) -> ml_collections.ConfigDict:
+  section = config
+  for key in path.split('.'):
+    section = section.get(key)
+    if not isinstance(section, ml_collections.ConfigDict):
+      raise Refusal(f"the config has no section '{path}'")
+  return section
 
 
-def _fill(path: str, section, function: Callable):
-  known = _defaults(function, section)
-  for key in section:
-    if key != 'name' and key not in known:
-      name = f'{function.__module__}.{function.__name__}'
-      raise Refusal(f"unknown key 'config.{path}.{key}' ({name} has no such option){nearest(key, known)}")
-  for key, default in known.items():
-    if key not in section:
-      section[key] = default
+def _fill(path: str, section, parameters: Parameters, texts: Mapping[str, str], *, besides=(), whose: str = ''):
+  """Checks the keys and values of a section, sets those that are overridden, fills in those that are left out."""
+  dotted = f'config.{path}.' if path else 'config.'
+  for key in [*section, *texts]:
+    if key not in parameters and key not in besides:
+      raise Refusal(f"unknown key '{dotted}{key}'{whose}{nearest(key, [*parameters, *besides])}")
+    if key in texts and key in besides:
+      raise Refusal(f"'{dotted}{key}' is a section: set one of its keys, {dotted}{key}.KEY=VALUE")
+  for key, parameter in parameters.items():
+    if key in texts:
+      value = values.read(texts[key], parameter)
+    elif key in section:
+      value = section[key]
+    elif parameter.default is parameter.empty:
+      raise Refusal(f"config.{path} needs '{key}': --config.{path}.{key}=VALUE")
+    else:
+      value = parameter.default
+    with section.ignore_type():
+      section[key] = values.checked(dotted + key, value, parameter)
 
 
-def complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """A copy with every key that its functions know, filled from their signatures.
+def _taken(overrides: dict[str, str], path: str) -> dict[str, str]:
+  """Removes the overrides of a section's own keys and returns them by key."""
+  own = [k for k in overrides if k.rpartition('.')[0] == path]
+  return {k.rpartition('.')[2]: overrides.pop(k) for k in own}
+
+
+def complete(
+  config: ml_collections.ConfigDict, overrides: Mapping[str, str] | None = None
+) -> ml_collections.ConfigDict:
+  """A copy with every key that its functions know: as overridden, as the config says, or the signature's default.
+
+  Args:
+    config: sections of names and keywords.
+    overrides: texts by dotted key ('method.temperature': '0.2').
 
   Raises:
-    Refusal: an unknown name, or a key that the named function does not have (with the nearest it has).
+    Refusal: an unknown name; a key that the named function does not have (with the nearest it has); a value of
+      another type than the function's signature says; a keyword without default that is left out.
   """
-  config = ml_collections.ConfigDict(copy.deepcopy(config.to_dict() if hasattr(config, 'to_dict') else dict(config)))
-  known = {'seed', 'data', 'encoder', 'head', 'method', 'schedule', 'optimiser', 'evals', 'train'}
-  for key in config:
-    if key not in known:
-      raise Refusal(f"unknown key 'config.{key}'{nearest(key, known)}")
-  config.seed = config.get('seed', 0)
-  config.evals = config.get('evals', {})
-  for path, kind, section in _sections(config):
-    name = path.split('.')[-1] if kind == 'evals' else section.get('name')
+  config = ml_collections.ConfigDict(copy.deepcopy(config.to_dict()))
+  left = dict(overrides or {})
+  for key in ('evals', 'train'):
+    config[key] = config.get(key, {})
+  tops = ('data', 'encoder', 'head', 'method', 'schedule', 'optimiser', 'evals', 'train')
+  _fill('', config, inspect.signature(options.Seed).parameters, _taken(left, ''), besides=tops)
+  _fill('data', _section(config, 'data'), inspect.signature(options.Data).parameters, _taken(left, 'data'),
+        besides=('source', 'views'))  # fmt: skip
+  _fill('train', _section(config, 'train'), inspect.signature(options.Options).parameters, _taken(left, 'train'))
+  for path in (*_NAMED, *(f'evals.{name}' for name in _section(config, 'evals'))):
+    section, kind = _section(config, path), path if path in _NAMED else 'evals'
+    name = section.get('name') if kind == path else path.removeprefix('evals.')
     if name is None:
       raise Refusal(f"config.{path} needs a 'name' (known: {', '.join(_known(kind))})")
-    _fill(path, section, factory(kind, name))
-  config.train = config.get('train', {})
-  _fill('train', config.train, Options)
-  for key in config.data:
-    if key not in (*_DATA, 'source', 'views'):
-      raise Refusal(f"unknown key 'config.data.{key}'{nearest(key, [*_DATA, 'source', 'views'])}")
-  for key, default in _DATA.items():
-    config.data[key] = config.data.get(key, default)
+    function = factory(kind, name)
+    whose = f' ({function.__module__}.{function.__name__} has no such option)'
+    besides = ('name',) if kind == path else ()
+    _fill(path, section, _parameters(function, section), _taken(left, path), besides=besides, whose=whose)
+  for key in left:
+    raise _stray(config, key)
   return config
+
+
+def _stray(config, path: str) -> Refusal:
+  """What is wrong with an override that belongs to no section."""
+  section, parents = config, path.split('.')[:-1]
+  for i, key in enumerate(parents):
+    if key not in section:
+      return Refusal(f"unknown key 'config.{'.'.join(parents[: i + 1])}'{nearest(key, section)}")
+    section = section[key]
+    if not isinstance(section, ml_collections.ConfigDict):
+      break
+  name = '.'.join(parents)
+  return Refusal(f"'config.{name}' is no section whose keys can be set one by one, as in --config.{path}")
 
 
 def build(section, kind: str, *arguments, name: str | None = None, **keywords):
   """Calls the function that a (completed) section stands for, with what the engine adds."""
-  options = {k: v for k, v in section.items() if k != 'name'}
-  return factory(kind, name or section['name'])(*arguments, **keywords, **options)
+  given = {k: v for k, v in section.items() if k != 'name'}
+  return factory(kind, name or section['name'])(*arguments, **keywords, **given)
 
 
 def glossary(evals) -> dict[str, str]:
@@ -168,80 +194,43 @@ def read(path: str) -> ml_collections.ConfigDict:
   if here not in sys.path:  # the console scripts, unlike `python -m`, do not look for `configs.common` here
     sys.path.insert(0, here)
   spec = importlib.util.spec_from_file_location('config_' + pathlib.Path(file).stem, file)
+  if spec is None or spec.loader is None:
+    raise Refusal(f"config file '{file}' is not a Python file")
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   if not hasattr(module, 'get_config'):
     raise Refusal(f"'{file}' has no function get_config")
+  if variant and not inspect.signature(module.get_config).parameters:
+    raise Refusal(f"'{file}' has no variants, but ':{variant}' was asked for")
   return module.get_config(variant) if variant else module.get_config()
-
-
-def _parse(text: str):
-  try:
-    return ast.literal_eval(text)
-  except (ValueError, SyntaxError):
-    return {'true': True, 'false': False}.get(text.lower(), text)  # 'none' is a word: norm='none'; None is None
-
-
-def _walk(config, path: str):
-  """The section and last key of a dotted path."""
-  *parents, last = path.split('.')
-  section = config
-  for i, key in enumerate(parents):
-    if not isinstance(section, ml_collections.ConfigDict) or key not in section:
-      known = list(section) if isinstance(section, ml_collections.ConfigDict) else []
-      raise Refusal(f"unknown key 'config.{'.'.join(parents[: i + 1])}'{nearest(key, known)}")
-    section = section[key]
-  if not isinstance(section, ml_collections.ConfigDict):
-    raise Refusal(f"'config.{'.'.join(parents)}' is a value, not a section: it has no key '{last}'")
-  return section, last
-
-
-def _set(config, path: str, text: str):
-  section, key = _walk(config, path)
-  if key not in section:
-    raise Refusal(f"unknown key 'config.{path}'{nearest(key, section)}")
-  old, new = section[key], _parse(text)
-  if isinstance(old, ml_collections.ConfigDict):
-    raise Refusal(f"'config.{path}' is a section: set one of its keys ({', '.join(old)})")
-  if isinstance(old, str) and not isinstance(new, str):
-    new = text if new is not None else None
-  fits = old is None or new is None or isinstance(new, type(old)) or (isinstance(old, float) and isinstance(new, int))
-  if not fits or (isinstance(new, bool) and not isinstance(old, bool | None)):
-    raise Refusal(f"'config.{path}={text}': a value of type {type(old).__name__} is needed, like {old!r}")
-  with section.ignore_type():
-    section[key] = float(new) if isinstance(old, float) and isinstance(new, int) else new
-
-
-def _is_choice(path: str) -> bool:
-  return path.endswith('.name') or path == 'method.loss'
 
 
 def load(path: str, overrides: Mapping[str, str] | None = None) -> ml_collections.ConfigDict:
   """A completed config: the file's, with overrides ('method.temperature': '0.2') applied.
 
-  Choices of functions are applied before defaults are filled in, so that the options of the chosen function are there
-  to be overridden.
+  Choices of functions come first, so that the options of the chosen function are there to be overridden.
   """
   config, overrides = read(path), dict(overrides or {})
-  for key in [k for k in overrides if _is_choice(k)]:
-    _choose(config, key, overrides.pop(key))
-  config = complete(config)
-  for key, text in overrides.items():
-    _set(config, key, text)
-  return complete(config)
+  for section in [s for s in _NAMED if f'{s}.name' in overrides]:
+    _choose(_section(config, section), overrides.pop(f'{section}.name'))
+  if 'method.loss' in overrides:
+    _choose_loss(_section(config, 'method'), overrides.pop('method.loss'))
+  return complete(config, overrides)
 
 
-def _choose(config, path: str, name: str):
-  section, key = _walk(config, path)
-  if section.get(key) == name:
-    return
-  if key == 'name':
-    # The options of the function that is no longer chosen go with it.
-    for other in list(section):
-      del section[other]
-    section[key] = name
-  else:
-    kept = set(_defaults(factory('method', section['name']), dict(section.items()) | {key: name}))
-    for other in [k for k in section if k not in kept and k != 'name']:
-      del section[other]
-    section[key] = name
+def _choose(section, name: str):
+  """Another function: the options of the one that is no longer chosen go with it."""
+  if section.get('name') != name:
+    for key in list(section):
+      del section[key]
+    section.name = name
+
+
+def _choose_loss(section, loss: str):
+  """Another loss: only options that it has too are kept."""
+  if section.get('loss') != loss:
+    kept = _parameters(factory('method', section.get('name')), section.to_dict() | {'loss': loss})
+    for key in [k for k in section if k not in kept and k != 'name']:
+      del section[key]
+    with section.ignore_type():
+      section.loss = loss

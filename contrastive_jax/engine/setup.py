@@ -20,7 +20,9 @@ from contrastive_jax.engine.evaluation import Embedder, example_views, raw_pixel
 from contrastive_jax.engine.options import Options
 from contrastive_jax.evals.evaluator import Evaluator
 from contrastive_jax.methods.base import Info, Method
-from contrastive_jax.types import Refusal
+from contrastive_jax.types import Refusal, nearest
+
+_FOLDS = ('chunked', 'dense', 'ring')
 
 
 class Run(NamedTuple):
@@ -74,12 +76,19 @@ def method(config) -> Method:
 
 
 def _with_fold(section):
-  """A method section whose fold, if it is more than a name, is the fold that it describes."""
-  fold = section.get('fold', 'auto')
-  if not isinstance(fold, str) and fold is not None:
-    options = {k: v for k, v in fold.items() if k != 'name'}
-    section = dict(section.items()) | {'fold': getattr(losses, fold['name'])(**options)}
-  return section
+  """A method section whose fold, where it has one, is the fold that its name or its dict(name=..., ...) stands for."""
+  given = section.get('fold', 'auto')
+  if given == 'auto':
+    return section
+  options = {'name': given} if isinstance(given, str) else dict(given)
+  name = options.pop('name', None)
+  if name not in _FOLDS:
+    raise Refusal(f"unknown fold '{name}' in config.method.fold{nearest(str(name), ('auto', *_FOLDS))}")
+  fold = getattr(losses, name)
+  for key in options:
+    if key not in fold._fields:
+      raise Refusal(f"unknown key '{key}' in config.method.fold: {name} has no such option{nearest(key, fold._fields)}")
+  return section.to_dict() | {'fold': fold(**options)}
 
 
 def build(config: ml_collections.ConfigDict) -> Run:

@@ -27,10 +27,10 @@ def _objective(loss: str):
   return getattr(losses, loss)
 
 
-def options(*, loss: str = 'nt_xent', **_) -> dict:
-  """The hyper-parameters of a loss with their defaults: config keys of `method` besides those of `make`."""
-  parameters = inspect.signature(_objective(loss)).parameters.values()
-  return {p.name: p.default for p in parameters if p.kind == p.KEYWORD_ONLY and p.name not in _PER_BATCH}
+def options(*, loss: str = 'nt_xent', **_) -> dict[str, inspect.Parameter]:
+  """The hyper-parameters of a loss: config keys of `method` besides those of `make`."""
+  parameters = inspect.signature(_objective(loss)).parameters
+  return {k: p for k, p in parameters.items() if p.kind == p.KEYWORD_ONLY and k not in _PER_BATCH}
 
 
 def make(
