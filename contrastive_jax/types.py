@@ -43,7 +43,7 @@ class Embedded(NamedTuple):
   features: Array | np.ndarray  # [n, d] backbone output, before the projection head: what probes use
   projection: Array | np.ndarray  # [n, p] unit-norm output of the projection head: what the loss sees
   label: np.ndarray  # [n] int32, -1 where unknown
-  index: np.ndarray  # [n] int32, row of the data set
+  index: np.ndarray  # type: ignore[assignment]  # [n] int32, row of the data set; hides tuple.index
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -144,7 +144,7 @@ def decoupled(
     return pair.anchor['position'] // views != pair.other['position'] // views
 
   (lse,), _ = op.reduce([logsumexp(logit, other_instance)])
-  weights = 1.0
+  weights: float | Array = 1.0
   if sigma is not None:
     logits = jax.lax.stop_gradient((z[0] * z[1]).sum(-1)) / sigma
     lse_all, count = inputs.global_logsumexp(logits, fold)

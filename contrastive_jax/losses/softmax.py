@@ -56,14 +56,12 @@ def _both(x, y, temperature, x_id, y_id, x_mask, y_mask, fold, precision, direct
     terms += [total(over=positive), total(lambda pair: jnp.ones_like(pair.dot), over=positive)]
   op = Similarity(rows, cols, fold=fold, precision=precision)
   of_x, of_y = op.reduce(terms, terms if directions == 2 else [])
+  found = [(of_x, x, x_mask), (of_y, y, y_mask)][:directions]
   if by_position:
     logits, exists = _paired(x, y, x_mask, y_mask)
-    of_x, of_y = (
-      (*side, *(jnp.pad(v, (0, z.shape[0] - v.shape[0])) for v in (jnp.where(exists, logits, 0), exists)))
-      for side, z in ((of_x, x), (of_y, y))
-    )
-  kept = [None if mask is None else jnp.asarray(mask) for mask in (x_mask, y_mask)]
-  return [_value(*side, mask) for side, mask in [(of_x, kept[0]), (of_y, kept[1])][:directions]]
+    partner = jnp.where(exists, logits, 0), exists
+    found = [((*of, *(jnp.pad(v, (0, z.shape[0] - v.shape[0])) for v in partner)), z, mask) for of, z, mask in found]
+  return [_value(*of, None if mask is None else jnp.asarray(mask)) for of, _, mask in found]
 
 
 def info_nce(

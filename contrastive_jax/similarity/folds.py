@@ -49,6 +49,14 @@ class Local(NamedTuple):
 Fold = Dense | Chunked | Ring | Local
 
 
+# What a config or a flag can say.
+_NAMES: dict[str, Fold] = {'dense': Dense(), 'chunked': Chunked(), 'ring': Ring(), 'local': Local()}
+
+
+# What a config or a flag can say.
+_NAMES: dict[str, Fold] = {'dense': Dense(), 'chunked': Chunked(), 'ring': Ring(), 'local': Local()}
+
+
 class Place(NamedTuple):
   """A resolved fold: its tiles, and the mesh axis along which instances are split (None: this device alone)."""
 
@@ -111,26 +119,29 @@ def resolve(fold: Fold | str, operands, sizes: tuple[int, int]) -> Place:
   Raises:
     Refusal: unknown fold or axis, or a fold that cannot be meant inside the caller's own `shard_map` or `pmap`.
   """
+  fold = _NAMES.get(fold, fold) if isinstance(fold, str) else fold
   if not (fold == 'auto' or isinstance(fold, Dense | Chunked | Ring | Local)):
     raise Refusal(f"unknown fold {fold!r}: use 'auto', dense(), chunked(rows, cols), ring(axis) or local()")
   if get_abstract_mesh().manual_axes:
     return _inside(fold)
-  if (fold == 'auto' and sizes[0] * sizes[1] <= DENSE_LOGITS) or isinstance(fold, Dense):
+  if isinstance(fold, str):
+    fold = Dense() if sizes[0] * sizes[1] <= DENSE_LOGITS else Ring()
+  if isinstance(fold, Dense):
     return Place('dense')
-  tiles = Chunked() if fold == 'auto' else fold
+  here = Place('chunked', (fold.rows, fold.cols))
   mesh = None if isinstance(fold, Local) else _mesh_of(fold, operands)
   if mesh is None:
-    return Place('chunked', (tiles.rows, tiles.cols))
+    return here
   axis = _axis_of(fold, mesh, operands)
   if _size(mesh, axis) == 1:
-    return Place('chunked', (tiles.rows, tiles.cols))
+    return here
   kind = 'chunked' if isinstance(fold, Chunked) else 'ring'
-  return Place(kind, (tiles.rows, tiles.cols), mesh, axis)
+  return here._replace(kind=kind, mesh=mesh, axis=axis)
 
 
 def shards(place: Place) -> int:
   """Devices along the place's axis, in global view."""
-  return 1 if place.mesh is None else _size(place.mesh, place.axis)
+  return 1 if place.mesh is None or place.axis is None else _size(place.mesh, place.axis)
 
 
 def cast_varying(x, axes: set[str]):

@@ -4,8 +4,11 @@ One custom derivative around both passes, whatever the fold and the mesh. It sav
 A differentiated loop would save every tile, and a differentiated ring every visiting block of columns.
 """
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from contrastive_jax.similarity import tiles
@@ -31,7 +34,8 @@ def reduce(plan: Plan, place: Place, operands, constants):
     differentiable, rest, states = residuals
     # Integer statistics (positions) have cotangents of type float0, which no loop can carry.
     cotangents = jax.tree.map(lambda c: None if c.dtype == jax.dtypes.float0 else c, cotangents)
-    return _backward(plan, place, *combine(differentiable, rest), states, cotangents), None
+    operands, constants = combine(differentiable, rest)
+    return _backward(plan, place, operands, constants, states, cotangents), None
 
   run.defvjp(forward, backward)
   statistics = run(*partition((operands, constants)))
@@ -74,13 +78,9 @@ def _backward(plan, place, operands, constants, states, cotangents):
 
 def _on_mesh(place: Place, local, split, whole, out_specs):
   """Runs on every device of the mesh's axis with its part of `split` and all of `whole`."""
-  return jax.shard_map(
-    local,
-    mesh=place.mesh,
-    in_specs=(*(P(place.axis) for _ in split), P()),
-    out_specs=out_specs(P(place.axis), P()),
-    check_vma=False,
-  )(*split, whole)
+  in_specs, out = (*(P(place.axis) for _ in split), P()), out_specs(P(place.axis), P())
+  mapped = jax.shard_map(local, mesh=cast(Mesh, place.mesh), in_specs=in_specs, out_specs=out, check_vma=False)
+  return mapped(*split, whole)
 
 
 # --- this device alone ---
@@ -88,8 +88,8 @@ def _on_mesh(place: Place, local, split, whole, out_specs):
 
 def _tile_sizes(operands, limits: tuple[int, int]) -> list[int]:
   # One operand is tiled by itself, so its tiles are square.
-  limits = (limits[0],) if len(operands) == 1 else limits
-  return [tiles.tile_size(o.z.shape[0], limit) for o, limit in zip(operands, limits, strict=True)]
+  sides = limits[: len(operands)]
+  return [tiles.tile_size(o.z.shape[0], limit) for o, limit in zip(operands, sides, strict=True)]
 
 
 def _tiled_all(trees, sizes):
@@ -134,7 +134,7 @@ def _two_sided(plan: Plan, operands, constants, *sides):
   """A symmetric problem split over devices: local rows against everyone's, reduced for the rows only."""
   if len(operands) == 2:
     return plan, operands, constants, *sides
-  twice = (plan._replace(terms=(plan.terms[0], ())), (operands[0], operands[0]), (constants[0], []))
+  twice: tuple = (plan._replace(terms=(plan.terms[0], ())), (operands[0], operands[0]), (constants[0], []))
   return *twice, *((side[0], ()) for side in sides)
 
 

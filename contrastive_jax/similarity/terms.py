@@ -54,7 +54,7 @@ def dot(pair: Pair):
 
 def valid(pair: Pair):
   """The candidate exists (`mask`) and is not the anchor itself (`row`); what does not travel restricts nothing."""
-  keep = True  # a Python bool: a set that nothing restricts costs no mask
+  keep: Any = True  # a Python bool: a set that nothing restricts costs no mask
   if 'mask' in pair.other:
     keep = keep & pair.other['mask']
   if 'row' in pair.anchor and 'row' in pair.other:
