@@ -74,8 +74,10 @@ class Checkpoints:
       return
     foreign = [other for other in self.steps() if other >= step and other not in self._trusted | self._damaged]
     if foreign:
-      raise Refusal(f'{self._directory} already holds checkpoint {foreign[-1]}, so step {step} is not saved over it: '
-                    'restore from it, or use another directory')
+      raise Refusal(
+        f'{self._directory} already holds checkpoint {foreign[-1]}, so step {step} is not saved over it: '
+        'restore from it, or use another directory'
+      )
     leaves = _named_leaves(state)
     partial = self._path(step, PARTIAL)
     if jax.process_index() == 0:
@@ -85,8 +87,9 @@ class Checkpoints:
       score = None if score is None or math.isnan(score) else float(score)
       _write_json(partial / MANIFEST, {'step': step, 'score': score, 'leaves': described})
     # Orbax refuses arrays without elements; the manifest is all there is to know about them.
-    stored = {name: leaf if isinstance(leaf, jax.Array) else np.array(leaf)
-              for name, leaf in leaves.items() if np.size(leaf)}
+    stored = {
+      name: leaf if isinstance(leaf, jax.Array) else np.array(leaf) for name, leaf in leaves.items() if np.size(leaf)
+    }
     response = ocp.save_async(partial / ARRAYS, stored)
     self._pending = self._worker.submit(self._commit, step, response)
 
@@ -116,6 +119,11 @@ class Checkpoints:
   def steps(self) -> list[int]:
     """Steps of the committed checkpoints, ascending; they are not verified."""
     return _steps(self._directory, '')
+
+  def newest(self) -> int | None:
+    """Step of the newest checkpoint, that under way included; None where there is none."""
+    self.wait()
+    return max(self.steps(), default=None)
 
   def wait(self) -> None:
     """Returns when the last save is committed; raises its error if it failed."""
@@ -161,8 +169,8 @@ class Checkpoints:
       except (OSError, ValueError, KeyError, TypeError):
         continue  # damaged
     scored = sorted((score, step) for step, score in scores.items() if score is not None)
-    best = [step for _, step in scored[len(scored) - self._keep_best:]] if self._keep_best else []
-    keep = {newest, *sorted(scores)[-self._keep_last:], *best}
+    best = [step for _, step in scored[len(scored) - self._keep_best :]] if self._keep_best else []
+    keep = {newest, *sorted(scores)[-self._keep_last :], *best}
     for step in set(self.steps()) - keep:
       _delete(self._path(step))
     for suffix in (PARTIAL, DELETED):
@@ -215,12 +223,17 @@ def _newest_usable(directory: pathlib.Path) -> tuple[int | None, list[int]]:
     log.warning('checkpoint %d in %s is damaged and passed over: %s', step, directory, problem)
   for step in _steps(directory, PARTIAL):
     if usable is None or step > usable:
-      log.warning('checkpoint %d in %s is half-written and passed over: %s was never committed',
-                  step, directory, f'{step:08d}{PARTIAL}')
+      log.warning(
+        'checkpoint %d in %s is half-written and passed over: %s was never committed',
+        step,
+        directory,
+        f'{step:08d}{PARTIAL}',
+      )
   if usable is None and damage:
     reasons = '; '.join(f'{step}: {problem}' for step, problem in damage.items())
-    raise Refusal(f'{directory} holds checkpoints, but none is usable ({reasons}): '
-                  'repair it, or move it away to start again')
+    raise Refusal(
+      f'{directory} holds checkpoints, but none is usable ({reasons}): repair it, or move it away to start again'
+    )
   return usable, list(damage)
 
 
@@ -256,8 +269,10 @@ def _load(path: pathlib.Path, like: Any, *, whole: bool) -> Any:
   for name in [*wanted, *(saved if whole else ())]:
     here = (np.shape(wanted[name]), str(_dtype(wanted[name]))) if name in wanted else None
     if saved.get(name) != here:
-      raise Refusal(f"checkpoint {path} is of another model: '{name}' is {_describe(saved.get(name))} there "
-                    f'and {_describe(here)} here')
+      raise Refusal(
+        f"checkpoint {path} is of another model: '{name}' is {_describe(saved.get(name))} there "
+        f'and {_describe(here)} here'
+      )
   targets = {name: _target(leaf) for name, leaf in wanted.items()}
   context = ocp.Context()
   context.pytree.loading.partial_load = not whole
@@ -277,8 +292,10 @@ def _load(path: pathlib.Path, like: Any, *, whole: bool) -> Any:
 
 def _named_leaves(tree: Any) -> dict[str, Any]:
   """Leaves by their path, such as ``opt_state/0/mu/dense/kernel``."""
-  named = [(jax.tree_util.keystr(path, simple=True, separator='/'), leaf)
-           for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]
+  named = [
+    (jax.tree_util.keystr(path, simple=True, separator='/'), leaf)
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+  ]
   repeated = [name for name, count in collections.Counter(name for name, _ in named).items() if count > 1]
   if repeated:
     raise ValueError(f"two leaves of the state have the path '{repeated[0]}'")

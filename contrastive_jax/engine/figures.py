@@ -47,8 +47,9 @@ def png(figure: Figure) -> bytes:
   return target.getvalue()
 
 
-def curve(steps: Int[np.ndarray, ' n'], values: Float[np.ndarray, ' n'], *, name: str, noisy: bool = True,
-          theme: Theme = LIGHT) -> Figure:
+def curve(
+  steps: Int[np.ndarray, ' n'], values: Float[np.ndarray, ' n'], *, name: str, noisy: bool = True, theme: Theme = LIGHT
+) -> Figure:
   """A metric over training steps.
 
   A noisy one is drawn faint below its running mean when there are many values, and on a logarithmic axis when positive
@@ -70,8 +71,14 @@ def curve(steps: Int[np.ndarray, ' n'], values: Float[np.ndarray, ' n'], *, name
   return figure
 
 
-def accuracies(steps: Mapping[str, Sequence[float]], values: Mapping[str, Sequence[float]], *,
-               floors: Mapping[str, float] | None = None, title: str = 'test accuracy', theme: Theme = LIGHT) -> Figure:
+def accuracies(
+  steps: Mapping[str, Sequence[float]],
+  values: Mapping[str, Sequence[float]],
+  *,
+  floors: Mapping[str, float] | None = None,
+  title: str = 'test accuracy',
+  theme: Theme = LIGHT,
+) -> Figure:
   """Accuracies of evaluators over training steps, with that of a baseline as a dashed line of the same colour."""
   figure, axes = _panel(theme)
   for colour, name in zip(_cycle(theme.series, len(values)), values, strict=True):
@@ -103,8 +110,9 @@ def plane(x: Float[np.ndarray, 'n d'], *, seed: int = 0) -> Float[np.ndarray, 'n
   return (points - points.mean(axis=0)) @ np.linalg.svd(points - points.mean(axis=0), full_matrices=False)[2].T
 
 
-def embedding_map(points: Float[np.ndarray, 'n 2'], label: Int[np.ndarray, ' n'], *,
-                  names: Sequence[str] = (), theme: Theme = LIGHT) -> Figure:
+def embedding_map(
+  points: Float[np.ndarray, 'n 2'], label: Int[np.ndarray, ' n'], *, names: Sequence[str] = (), theme: Theme = LIGHT
+) -> Figure:
   """Points in the plane coloured by label, each class named at its median; unlabelled points (-1) are grey."""
   across, up = np.maximum(np.ptp(points, axis=0), 1e-6)
   figure, axes = _panel(theme, width=7.2, height=7.2 * float(np.clip(up / across, 0.5, 1.0)))
@@ -117,9 +125,18 @@ def embedding_map(points: Float[np.ndarray, 'n 2'], label: Int[np.ndarray, ' n']
     own = label == c
     axes.scatter(x[own], y[own], s=18 if len(x) < 800 else 9, color=colour, alpha=0.85, linewidths=0)
     if len(classes) <= 20:
-      axes.text(float(np.median(x[own])), float(np.median(y[own])), names[c] if c < len(names) else str(c),
-                color=theme.text, fontsize=14, fontweight='bold', ha='center', va='center', path_effects=halo,
-                parse_math=False)
+      axes.text(
+        float(np.median(x[own])),
+        float(np.median(y[own])),
+        names[c] if c < len(names) else str(c),
+        color=theme.text,
+        fontsize=14,
+        fontweight='bold',
+        ha='center',
+        va='center',
+        path_effects=halo,
+        parse_math=False,
+      )
   axes.set_aspect('equal', adjustable='datalim')
   axes.margins(0.06)
   axes.axis('off')
@@ -138,8 +155,9 @@ def spectrum(values: Mapping[str, Float[np.ndarray, ' r']], *, theme: Theme = LI
   return figure
 
 
-def class_cosines(x: Float[np.ndarray, 'n d'], label: Int[np.ndarray, ' n']
-                  ) -> tuple[Float[np.ndarray, ' s'], Float[np.ndarray, ' o']]:
+def class_cosines(
+  x: Float[np.ndarray, 'n d'], label: Int[np.ndarray, ' n']
+) -> tuple[Float[np.ndarray, ' s'], Float[np.ndarray, ' o']]:
   """Cosines of all pairs of one class and of all pairs of two classes; needs n^2 floats."""
   unit = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
   first, second = np.triu_indices(len(x), k=1)
@@ -149,8 +167,9 @@ def class_cosines(x: Float[np.ndarray, 'n d'], label: Int[np.ndarray, ' n']
   return cosine[known & same], cosine[known & ~same]
 
 
-def cosine_histogram(same: Float[np.ndarray, ' s'], other: Float[np.ndarray, ' o'], *, title: str = 'cosine of pairs',
-                     theme: Theme = LIGHT) -> Figure:
+def cosine_histogram(
+  same: Float[np.ndarray, ' s'], other: Float[np.ndarray, ' o'], *, title: str = 'cosine of pairs', theme: Theme = LIGHT
+) -> Figure:
   """Densities of the cosine of same-class and other-class pairs; the less they overlap, the easier retrieval is."""
   figure, axes = _panel(theme)
   everything = np.concatenate([same, other])
@@ -174,8 +193,13 @@ def nearest(x: Float[np.ndarray, 'n d'], queries: Int[np.ndarray, ' q'], *, k: i
   return np.argsort(-cosine, axis=1, kind='stable')[:, :k]
 
 
-def neighbours(query: UInt8[np.ndarray, 'q h w c'], neighbour: UInt8[np.ndarray, 'q k h w c'],
-               right: Bool[np.ndarray, 'q k'] | None = None, *, theme: Theme = LIGHT) -> Figure:
+def neighbours(
+  query: UInt8[np.ndarray, 'q h w c'],
+  neighbour: UInt8[np.ndarray, 'q k h w c'],
+  right: Bool[np.ndarray, 'q k'] | None = None,
+  *,
+  theme: Theme = LIGHT,
+) -> Figure:
   """A row of pictures per query: the query, then its neighbours, framed solid where right and dashed where wrong."""
   q, k = neighbour.shape[:2]
   figure = Figure(figsize=((k + 1.35) * 0.78, q * 0.78), facecolor=theme.background)
@@ -187,13 +211,30 @@ def neighbours(query: UInt8[np.ndarray, 'q h w c'], neighbour: UInt8[np.ndarray,
     for column in range(k + 1):
       picture = query[row] if column == 0 else neighbour[row, column - 1]
       left = column + (0.25 if column else 0.0)
-      axes.imshow(picture.squeeze(-1) if picture.shape[-1] == 1 else picture, cmap='gray', vmin=0, vmax=255, zorder=1,
-                  extent=(left + 0.06, left + 0.94, row + 0.94, row + 0.06), aspect='auto',
-                  interpolation='nearest' if picture.shape[0] <= 64 else 'antialiased')
+      axes.imshow(
+        picture.squeeze(-1) if picture.shape[-1] == 1 else picture,
+        cmap='gray',
+        vmin=0,
+        vmax=255,
+        zorder=1,
+        extent=(left + 0.06, left + 0.94, row + 0.94, row + 0.06),
+        aspect='auto',
+        interpolation='nearest' if picture.shape[0] <= 64 else 'antialiased',
+      )
       if column and right is not None:
         good = right[row, column - 1]
-        axes.add_patch(Rectangle((left + 0.05, row + 0.05), 0.9, 0.9, fill=False, linewidth=2.2, zorder=2,
-                                 edgecolor=theme.series[0 if good else 1], linestyle='solid' if good else (0, (2, 1))))
+        axes.add_patch(
+          Rectangle(
+            (left + 0.05, row + 0.05),
+            0.9,
+            0.9,
+            fill=False,
+            linewidth=2.2,
+            zorder=2,
+            edgecolor=theme.series[0 if good else 1],
+            linestyle='solid' if good else (0, (2, 1)),
+          )
+        )
   return figure
 
 
@@ -201,8 +242,9 @@ def _panel(theme: Theme, *, width: float = 5.2, height: float = 3.1) -> tuple[Fi
   # Margins in inches, the same for every panel, so that panels line up; matplotlib's own layouts take half the time.
   figure = Figure(figsize=(width, height), facecolor=theme.background)
   FigureCanvasAgg(figure)
-  axes = figure.add_axes((LEFT / width, BOTTOM / height, 1 - (LEFT + RIGHT) / width, 1 - (BOTTOM + TOP) / height),
-                         facecolor=theme.background)
+  axes = figure.add_axes(
+    (LEFT / width, BOTTOM / height, 1 - (LEFT + RIGHT) / width, 1 - (BOTTOM + TOP) / height), facecolor=theme.background
+  )
   axes.spines[['top', 'right', 'left']].set_visible(False)
   axes.spines['bottom'].set_color(theme.muted)
   axes.tick_params(which='both', colors=theme.muted, labelsize=9.5, length=0, pad=5)
@@ -214,8 +256,18 @@ def _panel(theme: Theme, *, width: float = 5.2, height: float = 3.1) -> tuple[Fi
 
 
 def _label(axes: Axes, theme: Theme, *, title: str, x: str) -> None:
-  axes.annotate(title, (0, 1), (2, -6), xycoords='figure fraction', textcoords='offset points', va='top', fontsize=11,
-                fontweight='bold', color=theme.text, parse_math=False)
+  axes.annotate(
+    title,
+    (0, 1),
+    (2, -6),
+    xycoords='figure fraction',
+    textcoords='offset points',
+    va='top',
+    fontsize=11,
+    fontweight='bold',
+    color=theme.text,
+    parse_math=False,
+  )
   axes.set_xlabel(x, color=theme.muted, fontsize=9.5)
   if x != 'cosine':
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -224,8 +276,18 @@ def _label(axes: Axes, theme: Theme, *, title: str, x: str) -> None:
 def _legend(axes: Axes, theme: Theme) -> None:
   if axes.get_legend_handles_labels()[1]:
     # On the line of the title, where no curve can be behind it.
-    axes.legend(frameon=False, fontsize=9.5, labelcolor=theme.text, loc='lower right', bbox_to_anchor=(1.0, 1.0),
-                ncols=2, borderaxespad=0.2, handlelength=1.2, handletextpad=0.5, columnspacing=1.2)
+    axes.legend(
+      frameon=False,
+      fontsize=9.5,
+      labelcolor=theme.text,
+      loc='lower right',
+      bbox_to_anchor=(1.0, 1.0),
+      ncols=2,
+      borderaxespad=0.2,
+      handlelength=1.2,
+      handletextpad=0.5,
+      columnspacing=1.2,
+    )
 
 
 def _cycle(colours: Sequence[str], count: int) -> list[str]:

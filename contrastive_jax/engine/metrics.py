@@ -18,10 +18,10 @@ LINES = 'metrics.jsonl'
 GLOSSARY: dict[str, str] = {
   'step': 'optimiser steps taken so far',
   'time': 'seconds since 1970-01-01 UTC',
-  'epoch': 'passes over the training split so far',
   'loss': 'mean training loss over the global batch, what the optimiser minimises',
   'lr': 'learning rate of the step',
   'grad_norm': 'Euclidean norm of the gradient of all parameters, before clipping',
+  'param_norm': 'Euclidean norm of all parameters after the step',
   'steps_per_second': 'optimiser steps per second of wall time since the line before',
   'examples_per_second': 'training examples (not views) per second of wall time since the line before',
   'wait_share': 'share of the wall time that the training loop spent waiting for data (0 to 1)',
@@ -49,8 +49,10 @@ class Writer:
     self._lines = (workdir / LINES).open('a', encoding='utf-8')
     # The name of an event file ends in seconds: a restart within one second would overwrite it.
     self._events = tensorboardX.SummaryWriter(
-      str(workdir / 'tensorboard'), purge_step=start_step + 1 if start_step else 0,
-      filename_suffix=f'.{start_step}.{os.getpid()}')
+      str(workdir / 'tensorboard'),
+      purge_step=start_step + 1 if start_step else 0,
+      filename_suffix=f'.{start_step}.{os.getpid()}',
+    )
 
   def write(self, step: int, metrics: Mapping[str, Any]) -> None:
     """Writes scalars (Python numbers or arrays without axes) measured at `step`, and flushes."""
@@ -76,8 +78,11 @@ def read(workdir: str | os.PathLike) -> list[dict[str, float]]:
   if not path.exists():
     return []
   lines = (_parse(line) for line in path.read_text(encoding='utf-8', errors='replace').splitlines())
-  return [{name: float(value) if isinstance(value, str) else value for name, value in line.items()}
-          for line in lines if line is not None]
+  return [
+    {name: float(value) if isinstance(value, str) else value for name, value in line.items()}
+    for line in lines
+    if line is not None
+  ]
 
 
 def _parse(line: str) -> dict[str, Any] | None:
@@ -119,8 +124,15 @@ class Progress:
     clock: seconds, monotonic.
   """
 
-  def __init__(self, total: int, start: int = 0, *, every: float = 10.0, stream: TextIO | None = None,
-               clock: Callable[[], float] = time.monotonic):
+  def __init__(
+    self,
+    total: int,
+    start: int = 0,
+    *,
+    every: float = 10.0,
+    stream: TextIO | None = None,
+    clock: Callable[[], float] = time.monotonic,
+  ):
     stream = sys.stdout if stream is None else stream
     self._total, self._every, self._stream, self._clock = total, every, stream, clock
     self._step: int | None = None

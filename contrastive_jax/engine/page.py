@@ -15,8 +15,9 @@ def page(title: str, facts: str, sections: Mapping[str, str]) -> str:
   """A whole page; the contents of the sections are HTML, titles and facts are plain text."""
   anchors = {name: name.lower().replace(' ', '-') for name in sections}
   links = ' '.join(f'<a href="#{anchors[name]}">{text(name)}</a>' for name in sections)
-  body = ''.join(f'<section id="{anchors[name]}"><h2>{text(name)}</h2>\n{content}</section>\n'
-                 for name, content in sections.items())
+  body = ''.join(
+    f'<section id="{anchors[name]}"><h2>{text(name)}</h2>\n{content}</section>\n' for name, content in sections.items()
+  )
   return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -38,9 +39,11 @@ def page(title: str, facts: str, sections: Mapping[str, str]) -> str:
 def figure(light: bytes, dark: bytes, *, alt: str, caption: str, wide: bool = False) -> str:
   """A picture as two embedded PNG files, for light and dark screens."""
   day, night = (f'data:image/png;base64,{base64.b64encode(data).decode()}' for data in (light, dark))
-  return (f'<figure class="{"wide" if wide else "small"}"><picture><source srcset="{night}" '
-          f'media="(prefers-color-scheme: dark)"><img src="{day}" alt="{text(alt)}"></picture>'
-          f'<figcaption>{text(caption)}</figcaption></figure>\n')
+  return (
+    f'<figure class="{"wide" if wide else "small"}"><picture><source srcset="{night}" '
+    f'media="(prefers-color-scheme: dark)"><img src="{day}" alt="{text(alt)}"></picture>'
+    f'<figcaption>{text(caption)}</figcaption></figure>\n'
+  )
 
 
 def grid(figures: Iterable[str]) -> str:
@@ -54,21 +57,27 @@ def table(head: Sequence[str], rows: Iterable[tuple[str, str, Sequence[str]]], *
   Cells that start with '*' are the best of their column. `kind` is a class of the style sheet: 'headline', or 'stacked'
   for tables whose names stand above their cells on a narrow screen.
   """
+
   def cell(value: str) -> str:
     return f'<td>{f"<strong>{text(value[1:])}</strong>" if value.startswith("*") else text(value)}</td>'
 
   columns = ''.join(f'<th>{text(name)}</th>' for name in head)
   body = ''.join(
     f'<tr><th scope="row">{text(name)}{f"<small>{text(meaning)}</small>" if meaning else ""}</th>'
-    f'{"".join(map(cell, cells))}</tr>\n' for name, meaning, cells in rows)
-  return (f'<div class="scroll"><table class="numbers {kind}" style="--columns: {len(head)}">'
-          f'<thead><tr><th></th>{columns}</tr></thead>\n<tbody>{body}</tbody></table></div>\n')
+    f'{"".join(map(cell, cells))}</tr>\n'
+    for name, meaning, cells in rows
+  )
+  return (
+    f'<div class="scroll"><table class="numbers {kind}" style="--columns: {len(head)}">'
+    f'<thead><tr><th></th>{columns}</tr></thead>\n<tbody>{body}</tbody></table></div>\n'
+  )
 
 
 def settings(values: Mapping[str, Any]) -> str:
   """Names and values, one a row."""
-  body = ''.join(f'<tr><th scope="row">{text(name)}</th><td>{text(value)}</td></tr>\n'
-                 for name, value in values.items())
+  body = ''.join(
+    f'<tr><th scope="row">{text(name)}</th><td>{text(value)}</td></tr>\n' for name, value in values.items()
+  )
   return f'<div class="scroll"><table class="settings"><tbody>{body}</tbody></table></div>\n'
 
 

@@ -79,9 +79,16 @@ def _gather(workdir: pathlib.Path) -> _Run:
   evaluated = _json(workdir / 'evaluations.json')
   # In the file they are in alphabetical order; raw pixels are the floor to be compared with first.
   floors = dict(sorted(evaluated.get('floors', {}).items(), key=lambda floor: (floor[0] != 'raw pixels', floor[0])))
-  return _Run(workdir, _json(workdir / 'config.json'), metrics.read(workdir), evaluated.get('evaluations', []),
-              floors, metrics.GLOSSARY | _json(workdir / 'glossary.json'),
-              _json(workdir / 'versions.json'), _arrays(workdir / 'embeddings.npz'))
+  return _Run(
+    workdir,
+    _json(workdir / 'config.json'),
+    metrics.read(workdir),
+    evaluated.get('evaluations', []),
+    floors,
+    metrics.GLOSSARY | _json(workdir / 'glossary.json'),
+    _json(workdir / 'versions.json'),
+    _arrays(workdir / 'embeddings.npz'),
+  )
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
@@ -123,8 +130,12 @@ def _facts(run: _Run) -> str:
     values = [line[name] for line in run.lines if name in line]
     return form.format(values[-1]) if values else None
 
-  facts = [last('step', '{:,} steps'), last('loss', 'loss {:.4g}'), last('examples_per_second', '{:,.0f} examples/s'),
-           f'{_count(run)[0]:,} test rows embedded' if run.embeddings else None]
+  facts = [
+    last('step', '{:,} steps'),
+    last('loss', 'loss {:.4g}'),
+    last('examples_per_second', '{:,.0f} examples/s'),
+    f'{_count(run)[0]:,} test rows embedded' if run.embeddings else None,
+  ]
   return ' · '.join(fact for fact in facts if fact)
 
 
@@ -141,12 +152,20 @@ def _headline(run: _Run) -> str:
     return f'{"*" if scores[metric] == best[metric] else ""}{100 * scores[metric]:.1f}%'
 
   where = f'accuracy on the test split, step {run.evaluations[-1]["step"]}' if run.evaluations else 'not evaluated yet'
-  table = page.table([HEADLINE[metric] for metric in columns], kind='headline', rows=[
-    (name, where if name == 'trained' else '', [cell(scores, metric) for metric in columns])
-    for name, scores in rows.items()])
+  table = page.table(
+    [HEADLINE[metric] for metric in columns],
+    kind='headline',
+    rows=[
+      (name, where if name == 'trained' else '', [cell(scores, metric) for metric in columns])
+      for name, scores in rows.items()
+    ],
+  )
   return table + page.sentences(
     _verdict(rows['trained'][metric], floor, scores[metric], HEADLINE[metric], _count(run)[1])
-    for floor, scores in run.floors.items() for metric in columns if metric in scores and metric in rows['trained'])
+    for floor, scores in run.floors.items()
+    for metric in columns
+    if metric in scores and metric in rows['trained']
+  )
 
 
 def _verdict(trained: float, floor: str, score: float, metric: str, rows: int) -> str:
@@ -154,8 +173,10 @@ def _verdict(trained: float, floor: str, score: float, metric: str, rows: int) -
   gap = 100 * (trained - score)
   error = 100 * math.sqrt((trained * (1 - trained) + score * (1 - score)) / rows) if rows else 0.0
   if gap < 0:
-    sentence = (f'{metric}: the {floor} came out ahead, with {100 * score:.1f}% against {100 * trained:.1f}% '
-                'for the trained features')
+    sentence = (
+      f'{metric}: the {floor} came out ahead, with {100 * score:.1f}% against {100 * trained:.1f}% '
+      'for the trained features'
+    )
   elif gap == 0:
     sentence = f'{metric}: the trained features only equal the {floor}, at {100 * score:.1f}%'
   else:
@@ -177,9 +198,12 @@ def _training(run: _Run) -> str:
     floor = {HEADLINE[metric]: pixels[metric] for metric in HEADLINE if metric in pixels}
 
     def draw(theme: figures.Theme) -> Figure:
-      return figures.accuracies({name: [step for step, _ in points] for name, points in accuracies.items()},
-                                {name: [value for _, value in points] for name, points in accuracies.items()},
-                                floors=floor, theme=theme)
+      return figures.accuracies(
+        {name: [step for step, _ in points] for name, points in accuracies.items()},
+        {name: [value for _, value in points] for name, points in accuracies.items()},
+        floors=floor,
+        theme=theme,
+      )
 
     caption = 'Accuracy of the evaluators during training' + ('; dashed: that of raw pixels' if floor else '')
     parts.append(_figure(run, 'accuracy', draw, caption))
@@ -206,8 +230,13 @@ def _map(run: _Run) -> str:
   caption = f'{shown}: t-SNE of the directions of the features. Distances between far clusters mean nothing.'
   if not _count(run)[1]:
     caption += ' The rows have no labels.'
-  return _figure(run, 'map', lambda theme: figures.embedding_map(
-    points, label[kept], names=_names(run), theme=theme), caption, wide=True)
+  return _figure(
+    run,
+    'map',
+    lambda theme: figures.embedding_map(points, label[kept], names=_names(run), theme=theme),
+    caption,
+    wide=True,
+  )
 
 
 def _neighbours(run: _Run) -> str:
@@ -225,8 +254,13 @@ def _neighbours(run: _Run) -> str:
   caption = 'Left: a test picture. Right: those with the most similar features among the other test rows.'
   if right is not None:
     caption += f' Solid frame: same class ({right.sum()} of {right.size}). Dashed frame: another class.'
-  return _figure(run, 'neighbours', lambda theme: figures.neighbours(
-    image[queries], image[found], right, theme=theme), caption, wide=True)
+  return _figure(
+    run,
+    'neighbours',
+    lambda theme: figures.neighbours(image[queries], image[found], right, theme=theme),
+    caption,
+    wide=True,
+  )
 
 
 def _geometry(run: _Run) -> str:
@@ -236,8 +270,14 @@ def _geometry(run: _Run) -> str:
   kept = _sample(len(run.embeddings['features']), PAIR_ROWS)
   spaces = {name: run.embeddings[name][kept] for name in ('features', 'projection') if name in run.embeddings}
   values = {str(name): geometry.spectrum(x) for name, x in spaces.items()}
-  parts = [_figure(run, 'spectrum', lambda theme: figures.spectrum(values, theme=theme),
-                   'Singular values of the centred embeddings. Directions beyond a cliff are not used.')]
+  parts = [
+    _figure(
+      run,
+      'spectrum',
+      lambda theme: figures.spectrum(values, theme=theme),
+      'Singular values of the centred embeddings. Directions beyond a cliff are not used.',
+    )
+  ]
   for name, x in spaces.items():
     same, other = figures.class_cosines(x, _labels(run)[kept])
     if len(same) and len(other):
@@ -248,11 +288,16 @@ def _geometry(run: _Run) -> str:
 
 def _cosines(run: _Run, name: str, same: np.ndarray, other: np.ndarray) -> str:
   area = roc_auc_score(np.repeat([1, 0], [len(same), len(other)]), np.concatenate([same, other]))
-  caption = (f'Cosine of pairs of {name}. Two rows of one class are more similar than two of different classes '
-             f'in {100 * area:.1f}% of comparisons.')
-  return _figure(run, f'cosines_{name}',
-                 lambda theme: figures.cosine_histogram(same, other, title=f'cosine of pairs, {name}', theme=theme),
-                 caption)
+  caption = (
+    f'Cosine of pairs of {name}. Two rows of one class are more similar than two of different classes '
+    f'in {100 * area:.1f}% of comparisons.'
+  )
+  return _figure(
+    run,
+    f'cosines_{name}',
+    lambda theme: figures.cosine_histogram(same, other, title=f'cosine of pairs, {name}', theme=theme),
+    caption,
+  )
 
 
 def _all_scores(run: _Run) -> str:
@@ -260,8 +305,13 @@ def _all_scores(run: _Run) -> str:
   names = sorted({name for scores in columns.values() for name in scores})
   if not names:
     return _missing('scores in evaluations.json')
-  return page.table(list(columns), kind='stacked', rows=[
-    (name, run.glossary.get(name, ''), [_number(scores.get(name)) for scores in columns.values()]) for name in names])
+  return page.table(
+    list(columns),
+    kind='stacked',
+    rows=[
+      (name, run.glossary.get(name, ''), [_number(scores.get(name)) for scores in columns.values()]) for name in names
+    ],
+  )
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -277,8 +327,9 @@ def _figure(run: _Run, name: str, draw: Callable[[figures.Theme], Figure], capti
 def _curve(run: _Run, name: str, title: str, points: Iterable[tuple[float, float]], *, noisy: bool) -> str:
   steps, values = (np.array(column) for column in zip(*points, strict=True))
   caption = run.glossary.get(name, '')
-  return _figure(run, name.split('/')[-1],
-                 lambda theme: figures.curve(steps, values, name=title, noisy=noisy, theme=theme), caption)
+  return _figure(
+    run, name.split('/')[-1], lambda theme: figures.curve(steps, values, name=title, noisy=noisy, theme=theme), caption
+  )
 
 
 def _last_scores(run: _Run) -> dict[str, float]:
@@ -317,8 +368,11 @@ def _unusable(run: _Run, rows: int) -> str:
 def _flat(tree: Any, prefix: str = '') -> dict[str, Any]:
   if not isinstance(tree, Mapping) or not tree:
     return {prefix: tree}
-  return {key: value for name, child in tree.items()
-          for key, value in _flat(child, f'{prefix}.{name}' if prefix else str(name)).items()}
+  return {
+    key: value
+    for name, child in tree.items()
+    for key, value in _flat(child, f'{prefix}.{name}' if prefix else str(name)).items()
+  }
 
 
 def _missing(what: str) -> str:

@@ -47,10 +47,8 @@ def batch_sharding(mesh) -> NamedSharding:
 def check_batch(batch_size: int, mesh):
   """Refuses a batch that does not split evenly over the devices."""
   if batch_size % mesh.size:
-    nearest = max(mesh.size, round(batch_size / mesh.size) * mesh.size)
-    raise Refusal(
-      f'config.data.batch_size={batch_size} does not divide among {mesh.size} devices; the nearest that does is {nearest}'
-    )
+    near = max(mesh.size, round(batch_size / mesh.size) * mesh.size)
+    raise Refusal(f'config.data.batch_size={batch_size} does not divide among {mesh.size} devices; {near} would')
 
 
 def shardings(tree, mesh, rules: Sequence[tuple[str, Sequence[str | None]]] = ()):

@@ -35,8 +35,9 @@ def _paired(x, y, x_mask, y_mask):
   return logits, exists
 
 
-def _value(lse, logit_sum, count, kept):
+def _value(statistics, kept):
   """-(mean positive logit) + log-sum-exp; 0 for anchors that are masked or have no positive."""
+  lse, logit_sum, count = statistics
   exists = count > 0 if kept is None else (count > 0) & kept
   value = jnp.where(exists, lse, 0) - logit_sum / jnp.maximum(count, 1)
   return jnp.where(exists, value, 0)
@@ -61,7 +62,7 @@ def _both(x, y, temperature, x_id, y_id, x_mask, y_mask, fold, precision, direct
     logits, exists = _paired(x, y, x_mask, y_mask)
     partner = jnp.where(exists, logits, 0), exists
     found = [((*of, *(jnp.pad(v, (0, z.shape[0] - v.shape[0])) for v in partner)), z, mask) for of, z, mask in found]
-  return [_value(*of, None if mask is None else jnp.asarray(mask)) for of, _, mask in found]
+  return [_value(of, None if mask is None else jnp.asarray(mask)) for of, _, mask in found]
 
 
 def info_nce(

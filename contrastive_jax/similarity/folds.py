@@ -53,10 +53,6 @@ Fold = Dense | Chunked | Ring | Local
 _NAMES: dict[str, Fold] = {'dense': Dense(), 'chunked': Chunked(), 'ring': Ring(), 'local': Local()}
 
 
-# What a config or a flag can say.
-_NAMES: dict[str, Fold] = {'dense': Dense(), 'chunked': Chunked(), 'ring': Ring(), 'local': Local()}
-
-
 class Place(NamedTuple):
   """A resolved fold: its tiles, and the mesh axis along which instances are split (None: this device alone)."""
 

@@ -37,8 +37,13 @@ class Queue(NamedTuple):
 def train_state(seed=0, width=4):
   params = {'dense': {'kernel': jax.random.normal(jax.random.key(seed), (8, width)), 'bias': jnp.zeros(width)}}
   optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(optax.linear_schedule(1e-3, 0.0, 10)))
-  state = {'stats': {}, 'queue': Queue(jnp.ones((3, 2), jnp.bfloat16), jnp.int32(1)), 'empty': jnp.zeros((0, 5)),
-           'seed': 7, 'labels': np.arange(3)}
+  state = {
+    'stats': {},
+    'queue': Queue(jnp.ones((3, 2), jnp.bfloat16), jnp.int32(1)),
+    'empty': jnp.zeros((0, 5)),
+    'seed': 7,
+    'labels': np.arange(3),
+  }
   return TrainState(jnp.int32(seed), params, optimiser.init(params), state)
 
 
@@ -210,13 +215,18 @@ def test_nothing_usable_is_a_refusal_and_nothing_is_deleted(tmp_path):
   assert sorted(path for path in tmp_path.rglob('*')) == before
 
 
-@pytest.mark.parametrize(('like', 'message'), [
-  (train_state(width=6), r"'params/dense/bias' is float32\[4\] there and float32\[6\] here"),
-  (train_state()._replace(params={}), r"'params/dense/bias' is float32\[4\] there and absent here"),
-  (train_state()._replace(step=jnp.float32(0)), r"'step' is int32\[\] there and float32\[\] here"),
-  (train_state()._replace(opt_state=optax.sgd(0.1, momentum=0.9).init({'w': jnp.ones(2)})),
-   r"'opt_state/0/trace/w' is absent there and float32\[2\] here"),
-])
+@pytest.mark.parametrize(
+  ('like', 'message'),
+  [
+    (train_state(width=6), r"'params/dense/bias' is float32\[4\] there and float32\[6\] here"),
+    (train_state()._replace(params={}), r"'params/dense/bias' is float32\[4\] there and absent here"),
+    (train_state()._replace(step=jnp.float32(0)), r"'step' is int32\[\] there and float32\[\] here"),
+    (
+      train_state()._replace(opt_state=optax.sgd(0.1, momentum=0.9).init({'w': jnp.ones(2)})),
+      r"'opt_state/0/trace/w' is absent there and float32\[2\] here",
+    ),
+  ],
+)
 def test_another_model_is_refused_naming_the_first_leaf_that_differs(tmp_path, like, message):
   saved(tmp_path, 1)
   with pytest.raises(Refusal, match=message):

@@ -21,6 +21,7 @@ def written(workdir, steps, start_step=0, **values):
 def strict(line):
   def refuse(constant):
     raise AssertionError(f'{constant} is not JSON')
+
   return json.loads(line, parse_constant=refuse)
 
 
@@ -31,8 +32,8 @@ def events(workdir):
     data = path.read_bytes()
     while data:
       size = int.from_bytes(data[:8], 'little')
-      found.append(event_pb2.Event.FromString(data[12:12 + size]))
-      data = data[16 + size:]
+      found.append(event_pb2.Event.FromString(data[12 : 12 + size]))
+      data = data[16 + size :]
   return found
 
 
@@ -42,7 +43,12 @@ def test_a_line_is_strict_json_even_when_the_loss_is_not_finite(tmp_path):
   line = strict((tmp_path / 'metrics.jsonl').read_text())  # flushed before close
   writer.close()
   assert {name: line[name] for name in ('step', 'loss', 'up', 'down', 'lr')} == {
-    'step': 1, 'loss': 'nan', 'up': 'inf', 'down': '-inf', 'lr': 0.5}
+    'step': 1,
+    'loss': 'nan',
+    'up': 'inf',
+    'down': '-inf',
+    'lr': 0.5,
+  }
   (back,) = metrics.read(tmp_path)
   assert math.isnan(back['loss']) and back['up'] == math.inf and back['down'] == -math.inf
 

@@ -47,19 +47,33 @@ def made_up_run(workdir, n=60):
   """What a run on the digits would leave, with the pixels as embeddings."""
   digits = load_digits()
   features = digits.data[:n].astype(np.float32)
-  np.savez(workdir / 'embeddings.npz', features=features, label=digits.target[:n].astype(np.int32),
-           projection=features / np.linalg.norm(features, axis=1, keepdims=True), index=np.arange(n, dtype=np.int32),
-           image=(digits.images[:n] * 15.9).astype(np.uint8)[..., None])
+  np.savez(
+    workdir / 'embeddings.npz',
+    features=features,
+    label=digits.target[:n].astype(np.int32),
+    projection=features / np.linalg.norm(features, axis=1, keepdims=True),
+    index=np.arange(n, dtype=np.int32),
+    image=(digits.images[:n] * 15.9).astype(np.uint8)[..., None],
+  )
   writer = metrics.Writer(workdir, start_step=0, glossary={'geometry/alignment': 'distance of views <x>'})
   for step in range(1, 80):
     writer.write(step, {'loss': 5 / step, 'lr': 1e-3, 'grad_norm': float('nan') if step == 3 else 1.0})
   writer.close()
-  scores = [{'step': step, 'split': 'test', 'scores': {
-    'linear/accuracy': 0.5 + step / 200, 'knn/accuracy': 0.9, 'geometry/alignment': 1.0}} for step in (0, 40, 80)]
+  scores = [
+    {
+      'step': step,
+      'split': 'test',
+      'scores': {'linear/accuracy': 0.5 + step / 200, 'knn/accuracy': 0.9, 'geometry/alignment': 1.0},
+    }
+    for step in (0, 40, 80)
+  ]
   floors = {'random encoder': {'knn/accuracy': 0.3}, 'raw pixels': {'linear/accuracy': 0.7, 'knn/accuracy': 0.95}}
   (workdir / 'evaluations.json').write_text(json.dumps({'evaluations': scores, 'floors': floors}))
-  config = {'method': {'name': 'pair', 'loss': 'nt_xent', 'note': HOSTILE}, 'data': {'source': {'name': 'digits'}},
-            HOSTILE: {}}
+  config = {
+    'method': {'name': 'pair', 'loss': 'nt_xent', 'note': HOSTILE},
+    'data': {'source': {'name': 'digits'}},
+    HOSTILE: {},
+  }
   (workdir / 'config.json').write_text(json.dumps(config))
   (workdir / 'versions.json').write_text(json.dumps({'jax': '0.10.2'}))
 
@@ -89,8 +103,18 @@ def test_every_figure_is_embedded_for_light_and_dark_and_saved(built):
   workdir, text = built
   reader = Reader(text)
   saved = {path.stem.replace('_', ' '): path for path in (workdir / 'figures').iterdir()}
-  assert set(saved) == {'loss', 'lr', 'grad norm', 'accuracy', 'alignment', 'map', 'neighbours', 'spectrum',
-                        'cosines features', 'cosines projection'}
+  assert set(saved) == {
+    'loss',
+    'lr',
+    'grad norm',
+    'accuracy',
+    'alignment',
+    'map',
+    'neighbours',
+    'spectrum',
+    'cosines features',
+    'cosines projection',
+  }
   assert {image['alt'] for image in reader.of('img')} == set(saved)
   for light, dark in zip(reader.of('img'), reader.of('source'), strict=True):
     day, night = (base64.b64decode(uri.split(',')[1]) for uri in (light['src'], dark['srcset']))
@@ -137,7 +161,7 @@ def test_damaged_files_count_as_missing(tmp_path):
   made_up_run(tmp_path)
   for name in ('config.json', 'embeddings.npz', 'evaluations.json'):
     data = (tmp_path / name).read_bytes()
-    (tmp_path / name).write_bytes(data[:len(data) // 2])
+    (tmp_path / name).write_bytes(data[: len(data) // 2])
   assert build(tmp_path).count('Missing in this run') >= 5
 
 
@@ -149,11 +173,14 @@ def test_without_labels_or_pictures_the_rest_is_shown(tmp_path):
   assert 'labels of two classes' in shown and 'Singular values' in shown
 
 
-@pytest.mark.parametrize(('rows', 'said'), [
-  (np.zeros((30, 4)), 'All 30 rows'),  # collapsed
-  (np.full((30, 4), np.nan), 'not finite'),
-  (np.ones((3, 4)), 'too few'),
-])
+@pytest.mark.parametrize(
+  ('rows', 'said'),
+  [
+    (np.zeros((30, 4)), 'All 30 rows'),  # collapsed
+    (np.full((30, 4), np.nan), 'not finite'),
+    (np.ones((3, 4)), 'too few'),
+  ],
+)
 def test_degenerate_embeddings_do_not_stop_the_report(tmp_path, rows, said):
   np.savez(tmp_path / 'embeddings.npz', features=rows, label=np.arange(len(rows)) % 2)
   assert said in build(tmp_path)
@@ -187,15 +214,20 @@ def test_the_map_is_the_same_twice_and_keeps_two_far_groups_apart():
 
 
 @pytest.mark.parametrize('theme', [figures.LIGHT, figures.DARK])
-@pytest.mark.parametrize('draw', [
-  lambda theme: figures.curve(np.arange(3), np.array([1, np.nan, 3]), name='a $x_1', theme=theme),
-  lambda theme: figures.curve(np.arange(90), np.geomspace(1, 1e4, 90), name='wide', theme=theme),
-  lambda theme: figures.accuracies({'a': [1, 2]}, {'a': [0.1, 0.2]}, floors={'a': 0.3}, theme=theme),
-  lambda theme: figures.embedding_map(np.random.rand(60, 2), np.arange(60) % 30 - 1, theme=theme),
-  lambda theme: figures.spectrum({'features': np.array([2.0, 1.0, 0.0])}, theme=theme),
-  lambda theme: figures.cosine_histogram(np.array([0.5, 0.9]), np.array([]), theme=theme),
-  lambda theme: figures.neighbours(np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 3, 8, 8, 3), np.uint8), theme=theme),
-])
+@pytest.mark.parametrize(
+  'draw',
+  [
+    lambda theme: figures.curve(np.arange(3), np.array([1, np.nan, 3]), name='a $x_1', theme=theme),
+    lambda theme: figures.curve(np.arange(90), np.geomspace(1, 1e4, 90), name='wide', theme=theme),
+    lambda theme: figures.accuracies({'a': [1, 2]}, {'a': [0.1, 0.2]}, floors={'a': 0.3}, theme=theme),
+    lambda theme: figures.embedding_map(np.random.rand(60, 2), np.arange(60) % 30 - 1, theme=theme),
+    lambda theme: figures.spectrum({'features': np.array([2.0, 1.0, 0.0])}, theme=theme),
+    lambda theme: figures.cosine_histogram(np.array([0.5, 0.9]), np.array([]), theme=theme),
+    lambda theme: figures.neighbours(
+      np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 3, 8, 8, 3), np.uint8), theme=theme
+    ),
+  ],
+)
 def test_every_figure_is_drawn_on_the_background_of_its_theme(draw, theme):
   figure = draw(theme)
   assert isinstance(figure, Figure)
