@@ -17,8 +17,8 @@ from contrastive_jax.engine.state import TrainState, batch_sharding
 from contrastive_jax.engine.warmstart import warm_start
 from contrastive_jax.types import Refusal
 
-# Where --profile starts and ends: late enough that everything is compiled.
-PROFILE_STEPS = (10, 15)
+# What --profile traces: so many steps, after so many in which everything is compiled.
+PROFILE_STEPS, PROFILE_AFTER = 5, 10
 
 
 def fit(run: Run, path: pathlib.Path, *, profile: bool = False) -> dict[str, float]:
@@ -27,7 +27,7 @@ def fit(run: Run, path: pathlib.Path, *, profile: bool = False) -> dict[str, flo
   Raises:
     NonFinite: a loss or gradient is not finite.
     Refusal: the checkpoints there are of another model, or all damaged.
-    SystemExit: SIGTERM came; the state is saved.
+    SystemExit: SIGTERM came; the state is saved, and the exit code is 0.
   """
   options, total = run.options, run.info.total_steps
   checkpoints = Checkpoints(path / 'checkpoints', keep_last=options.keep_last, keep_best=options.keep_best)
@@ -35,6 +35,8 @@ def fit(run: Run, path: pathlib.Path, *, profile: bool = False) -> dict[str, flo
   run = _with_floors(run, path, fresh)
   found = checkpoints.restore(fresh)
   state, start = found or (warm_start(fresh, options.init_from, options.init_skip), 0)
+  del fresh  # else a continued run would hold its memory
+  workdir.drop_evaluations(path, start)
   batches = Batches(
     run.sources['train'],
     seed=run.seed,
@@ -50,7 +52,7 @@ def fit(run: Run, path: pathlib.Path, *, profile: bool = False) -> dict[str, flo
     log_every=options.log_every,
     batch_size=run.batch_size,
     waited=lambda: batches.waited,
-    last_good=lambda: max(checkpoints.steps(), default=None),
+    last_good=checkpoints.newest,
     glossary=run.glossary,
   )
   if start:
@@ -59,29 +61,34 @@ def fit(run: Run, path: pathlib.Path, *, profile: bool = False) -> dict[str, flo
     for resource in (checkpoints, reporter, batches):
       stack.enter_context(contextlib.closing(resource))
     stopping = stack.enter_context(_sigterm())
-    state, scores = _train(run, path, state, batches, checkpoints, reporter, stopping, profile)
+    before_step = stack.enter_context(_profiled(path, start, total)) if profile else lambda step: None
+    state, scores = _train(run, path, state, batches, checkpoints, reporter, stopping, before_step)
     checkpoints.wait()
     if stopping() and int(state.step) < total:
-      raise SystemExit(f'stopped by SIGTERM at step {int(state.step)}, which is saved; the same command continues')
+      reporter.message(f'stopped by SIGTERM at step {int(state.step)}, which is saved; the same command continues')
+      raise SystemExit(0)
   return _finish(run, path, state, scores)
 
 
-def _train(run: Run, path, state, batches, checkpoints, reporter, stopping, profile):
-  total, scores, pending = run.info.total_steps, {}, None
+def _train(run: Run, path, state, batches, checkpoints, reporter, stopping, before_step):
+  total, pending = run.info.total_steps, None
+  scores: dict[str, float] = {}
   eval_every = run.options.eval_every or max(1, total // 5)
   checkpoint_every = run.options.checkpoint_every or max(1, total // 10)
   for step, batch in batches:
     done = step + 1
-    with _profiled(path, profile, step):
-      # Asynchronous: the host goes on while the devices work. Nothing moves between them unasked.
-      with jax.transfer_guard('disallow'):
-        state, metrics = run.step(state, batch)
-      # The step before is finished by now, or soon: to report it does not make the devices wait.
-      if pending is not None:
-        reporter.step(*pending)
-      pending = done, metrics
+    before_step(step)
+    # Asynchronous: the host goes on while the devices work. Nothing moves between them unasked.
+    with jax.transfer_guard('disallow'):
+      state, metrics = run.step(state, batch)
+    # The step before is finished by now, or soon: to report it does not make the devices wait.
+    if pending is not None:
+      reporter.step(*pending)
+    pending = done, metrics
     last, evaluates = done == total or stopping(), done % eval_every == 0 or done == total
-    if evaluates or last or done % checkpoint_every == 0:
+    # What is evaluated is saved too, or the best could not be kept.
+    saves = last or done % checkpoint_every == 0 or (evaluates and run.options.keep_best > 0)
+    if evaluates or saves:
       # A state whose loss is no number is neither measured nor saved over a good one.
       reporter.step(*pending)
       pending = None
@@ -90,7 +97,7 @@ def _train(run: Run, path, state, batches, checkpoints, reporter, stopping, prof
         workdir.add_evaluation(path, done, scores)
         reporter.scores(done, scores)
       state = _refresh(run, state, done)
-      if last or done % checkpoint_every == 0:
+      if saves:
         checkpoints.save(done, state, score=scores.get(run.options.best) if evaluates else None)
       reporter.pause()
     else:
@@ -115,7 +122,8 @@ def _with_floors(run: Run, path: pathlib.Path, fresh: TrainState) -> Run:
   if record['floors']:
     return run._replace(evaluators={k: v for k, v in run.evaluators.items() if k in record['evaluators']})
   floors = {'raw pixels': run.pixels.at({}, {}), 'random encoder': run.embedder.at(fresh.params, fresh.state)}
-  usable, scores = {}, {name: {} for name in floors}
+  usable = {}
+  scores: dict[str, dict[str, float]] = {name: {} for name in floors}
   for name, evaluator in run.evaluators.items():
     try:
       found = {floor: evaluator.run(embed) for floor, embed in floors.items()}
@@ -156,9 +164,22 @@ def _sigterm():
 
 
 @contextlib.contextmanager
-def _profiled(path: pathlib.Path, wanted: bool, step: int):
-  if wanted and step == PROFILE_STEPS[0]:
-    jax.profiler.start_trace(str(path / 'profile'))
-  yield
-  if wanted and step == PROFILE_STEPS[1]:
-    jax.profiler.stop_trace()
+def _profiled(path: pathlib.Path, start: int, total: int):
+  """Yields a function to call before each step, which traces a few of them to `path`/profile."""
+  first = min(start + PROFILE_AFTER, max(start, total - PROFILE_STEPS))
+  tracing = False
+
+  def before_step(step: int):
+    nonlocal tracing
+    if step == first:
+      jax.profiler.start_trace(str(path / 'profile'))
+      tracing = True
+    elif tracing and step == first + PROFILE_STEPS:
+      jax.profiler.stop_trace()
+      tracing = False
+
+  try:
+    yield before_step
+  finally:
+    if tracing:
+      jax.profiler.stop_trace()

@@ -22,10 +22,10 @@ class Options(NamedTuple):
   epochs: float = 100.0  # passes over the training set, where `steps` is None
   steps: int | None = None  # optimiser steps
   log_every: int = 10  # steps between lines of metrics.jsonl
-  eval_every: int | None = (
-    None  # steps between evaluations; None: a fifth of the run. The last step is always evaluated
-  )
-  checkpoint_every: int | None = None  # steps between checkpoints; None: a tenth of the run
+  # Steps between evaluations; None: a fifth of the run. The last step is always evaluated.
+  eval_every: int | None = None
+  # Steps between checkpoints; None: a tenth of the run. Evaluated steps are saved too where the best are kept.
+  checkpoint_every: int | None = None
   keep_last: int = 2  # newest checkpoints kept
   keep_best: int = 1  # best checkpoints kept, by the metric below
   best: str = 'knn/accuracy'

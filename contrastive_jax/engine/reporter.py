@@ -11,7 +11,7 @@ from contrastive_jax.engine.metrics import Progress, Writer
 
 
 class NonFinite(RuntimeError):
-  """The loss or the gradient is no number: training stops, with the step, the metrics and the last good checkpoint."""
+  """Loss, gradient or parameters are no numbers: training stops, naming step, metrics and last good checkpoint."""
 
 
 class Reporter:
@@ -50,10 +50,10 @@ class Reporter:
     """Reports the metrics of a step, which may still be under way on the devices.
 
     Raises:
-      NonFinite: the loss or the norm of the gradient is not finite.
+      NonFinite: the loss, the norm of the gradient or that of the parameters after the step is not finite.
     """
     values = {k: float(v) for k, v in jax.device_get(metrics).items()}
-    broken = [k for k in ('loss', 'grad_norm') if not math.isfinite(values.get(k, 0.0))]
+    broken = [k for k in ('loss', 'grad_norm', 'param_norm') if not math.isfinite(values.get(k, 0.0))]
     if broken:
       self._writer.write(step, values)
       good = self._last_good()

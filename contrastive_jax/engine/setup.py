@@ -76,14 +76,14 @@ def method(config) -> Method:
 
 
 def _with_fold(section):
-  """A method section whose fold, where it has one, is the fold that its name or its dict(name=..., ...) stands for."""
+  """A method section whose fold, if it is more than a name, is the fold that dict(name=..., ...) describes."""
   given = section.get('fold', 'auto')
-  if given == 'auto':
+  if isinstance(given, str):
     return section
-  options = {'name': given} if isinstance(given, str) else dict(given)
+  options = dict(given)
   name = options.pop('name', None)
   if name not in _FOLDS:
-    raise Refusal(f"unknown fold '{name}' in config.method.fold{nearest(str(name), ('auto', *_FOLDS))}")
+    raise Refusal(f"unknown fold '{name}' in config.method.fold{nearest(str(name), _FOLDS)}")
   fold = getattr(losses, name)
   for key in options:
     if key not in fold._fields:

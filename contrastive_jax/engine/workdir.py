@@ -15,12 +15,13 @@ import contrastive_jax
 from contrastive_jax.types import Refusal
 
 CONFIG, EVALUATIONS, VERSIONS, EMBEDDINGS = 'config.json', 'evaluations.json', 'versions.json', 'embeddings.npz'
+PART = '.part'  # ends the name of a file that is being written
 
 
 def write_json(path: pathlib.Path, value):
   """Writes a JSON file whole or not at all."""
   text = json.dumps(value, indent=1, sort_keys=True)
-  part = path.with_suffix('.part')
+  part = path.with_suffix(PART)
   with open(part, 'w') as file:
     file.write(text + '\n')
     file.flush()
@@ -29,7 +30,7 @@ def write_json(path: pathlib.Path, value):
 
 
 def _flat(config: Mapping, prefix: str = '') -> dict:
-  found = {}
+  found: dict = {}
   for key, value in config.items():
     found |= _flat(value, f'{prefix}{key}.') if isinstance(value, Mapping) else {prefix + key: value}
   return found
@@ -58,12 +59,18 @@ def enter(workdir: str, config: ml_collections.ConfigDict) -> pathlib.Path:
         f"workdir '{workdir}' holds a run with config.{key}={there.get(key)!r}, not {here.get(key)!r}{more}: "
         'give another --workdir, or that config to continue it'
       )
+    if not (path / VERSIONS).exists():
+      write_json(path / VERSIONS, versions())
     return path
-  if path.exists() and (not path.is_dir() or any(path.iterdir())):
+  # A kill before the config was there leaves at most an unfinished file.
+  if path.exists() and (not path.is_dir() or any(p.suffix != PART for p in path.iterdir())):
     raise Refusal(f"workdir '{workdir}' is not empty and holds no run: give a new or empty directory")
-  path.mkdir(parents=True, exist_ok=True)
-  write_json(path / VERSIONS, versions())
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise Refusal(f"workdir '{workdir}' cannot be made: {error}") from None
   write_json(path / CONFIG, given)
+  write_json(path / VERSIONS, versions())
   return path
 
 
@@ -75,12 +82,15 @@ def read_config(workdir: str | pathlib.Path) -> ml_collections.ConfigDict:
   """The resolved config of a run.
 
   Raises:
-    Refusal: there is none.
+    Refusal: there is none, or it is damaged.
   """
   path = pathlib.Path(workdir) / CONFIG
   if not path.exists():
     raise Refusal(f"'{workdir}' holds no run: {CONFIG} is missing")
-  return ml_collections.ConfigDict(json.loads(path.read_text()))
+  try:
+    return ml_collections.ConfigDict(json.loads(path.read_text()))
+  except (ValueError, TypeError) as error:
+    raise Refusal(f'{path} is damaged: {error}') from None
 
 
 def versions() -> dict[str, str]:
@@ -108,6 +118,14 @@ def add_evaluation(workdir: pathlib.Path, step: int, scores: Mapping[str, float]
   kept = [e for e in record['evaluations'] if e['step'] < step]
   record['evaluations'] = [*kept, {'step': step, 'scores': dict(scores)}]
   write_json(workdir / EVALUATIONS, record)
+
+
+def drop_evaluations(workdir: pathlib.Path, step: int):
+  """Forgets the scores of steps beyond one that a run continues from."""
+  record = read_evaluations(workdir)
+  kept = [e for e in record['evaluations'] if e['step'] <= step]
+  if len(kept) < len(record['evaluations']):
+    write_json(workdir / EVALUATIONS, record | {'evaluations': kept})
 
 
 def write_floors(workdir: pathlib.Path, floors: Mapping[str, Mapping[str, float]], evaluators: list[str]):
