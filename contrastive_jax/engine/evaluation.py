@@ -12,7 +12,7 @@ from contrastive_jax.data.sources import Source
 from contrastive_jax.data.views import Views
 from contrastive_jax.engine.state import batch_sharding
 from contrastive_jax.evals.evaluator import Evaluator
-from contrastive_jax.types import Embedded, Params, State
+from contrastive_jax.types import Embedded, Params, Refusal, State
 
 # Augmented views for evaluators come from a stream of their own, the same at every evaluation.
 VIEW_STEP = 2**31 - 2
@@ -80,7 +80,24 @@ def scores(evaluators: Mapping[str, Evaluator], embed: Callable[..., Embedded]) 
   return found
 
 
-def example_views(source: Source, views: Views) -> dict[str, jnp.ndarray]:
+def possible(
+  evaluators: Mapping[str, Evaluator], embeds: Mapping[str, Callable[..., Embedded]]
+) -> tuple[dict[str, Evaluator], dict[str, dict[str, float]]]:
+  """The evaluators that the data allows, and the scores of each `embed`; says which are left out and why."""
+  usable: dict[str, Evaluator] = {}
+  found: dict[str, dict[str, float]] = {name: {} for name in embeds}
+  for name, evaluator in evaluators.items():
+    try:
+      of_one = {key: evaluator.run(embed) for key, embed in embeds.items()}
+    except Refusal as refusal:
+      print(f'evaluation {name} is left out: {refusal}', flush=True)
+      continue
+    usable[name] = evaluator
+    found = {key: found[key] | of_one[key] for key in found}
+  return usable, found
+
+
+def example_views(source: Source, views: Views) -> dict[str, jax.ShapeDtypeStruct]:
   """Shapes of a batch of views, for `Method.init`."""
   image = jax.ShapeDtypeStruct(source.image_shape, jnp.uint8)
   view = jax.eval_shape(views.plain, image)

@@ -15,7 +15,6 @@ from contrastive_jax.engine.reporter import Reporter
 from contrastive_jax.engine.setup import Run
 from contrastive_jax.engine.state import TrainState, batch_sharding
 from contrastive_jax.engine.warmstart import warm_start
-from contrastive_jax.types import Refusal
 
 # What --profile traces: so many steps, after so many in which everything is compiled.
 PROFILE_STEPS, PROFILE_AFTER = 5, 10
@@ -121,17 +120,7 @@ def _with_floors(run: Run, path: pathlib.Path, fresh: TrainState) -> Run:
   record = workdir.read_evaluations(path)
   if record['floors']:
     return run._replace(evaluators={k: v for k, v in run.evaluators.items() if k in record['evaluators']})
-  floors = {'raw pixels': run.pixels.at({}, {}), 'random encoder': run.embedder.at(fresh.params, fresh.state)}
-  usable = {}
-  scores: dict[str, dict[str, float]] = {name: {} for name in floors}
-  for name, evaluator in run.evaluators.items():
-    try:
-      found = {floor: evaluator.run(embed) for floor, embed in floors.items()}
-    except Refusal as refusal:
-      print(f'evaluation {name} is left out: {refusal}', flush=True)
-      continue
-    usable[name] = evaluator
-    scores = {floor: scores[floor] | found[floor] for floor in floors}
+  usable, scores = evaluation.possible(run.evaluators, run.floors(fresh))
   workdir.write_floors(path, scores, list(usable))
   return run._replace(evaluators=usable)
 

@@ -7,6 +7,7 @@ import jax
 import optax
 
 from contrastive_jax.engine.state import path_name
+from contrastive_jax.models.options import pattern
 from contrastive_jax.types import Refusal, nearest
 
 Rates = tuple[tuple[str, float], ...]
@@ -21,7 +22,11 @@ _SCALINGS: dict[str, Callable[[float], float]] = {
 }
 
 
-def _peak(learning_rate: float, scaling: str, batch_size: int) -> float:
+def _peak(learning_rate: float, scaling: str, batch_size: int, warmup: float) -> float:
+  if not learning_rate >= 0:
+    raise Refusal(f'config.schedule.learning_rate must be at least 0, but it is {learning_rate}')
+  if not 0 <= warmup <= 1:
+    raise Refusal(f'config.schedule.warmup is a share of the steps, from 0 to 1, but it is {warmup}')
   if scaling not in _SCALINGS:
     raise Refusal(f"unknown scaling '{scaling}' in config.schedule{nearest(scaling, _SCALINGS)}")
   return learning_rate * _SCALINGS[scaling](batch_size)
@@ -40,7 +45,7 @@ def cosine(
 
   The peak is `learning_rate` times (batch size / 256) to the power 1 ('linear'), 0.5 ('sqrt') or 0 ('none').
   """
-  peak = _peak(learning_rate, scaling, batch_size)
+  peak = _peak(learning_rate, scaling, batch_size, warmup)
   rising = round(warmup * total_steps)
   return optax.warmup_cosine_decay_schedule(
     0.0 if rising else peak, peak, rising, max(total_steps, rising + 1), final * peak
@@ -51,12 +56,13 @@ def constant(
   total_steps: int, batch_size: int, *, learning_rate: float = 0.3, scaling: str = 'linear', warmup: float = 0.0
 ) -> optax.Schedule:
   """Linear warm-up over the first `warmup` share of the steps, then the peak of `cosine` throughout."""
-  peak = _peak(learning_rate, scaling, batch_size)
+  peak = _peak(learning_rate, scaling, batch_size, warmup)
   return optax.warmup_constant_schedule(0.0 if warmup else peak, peak, round(warmup * total_steps))
 
 
 def _decayed(no_decay: str):
   """The mask of parameters whose path does not match, as optax wants it."""
+  pattern('config.optimiser.no_decay', no_decay)
 
   def mask(params):
     return jax.tree_util.tree_map_with_path(lambda path, _: not re.fullmatch(no_decay, path_name(path)), params)
@@ -67,11 +73,20 @@ def _decayed(no_decay: str):
 def _assemble(rule: optax.GradientTransformation, clip_norm: float | None, rates: Rates):
   """Clipping before the rule, learning rates by path after it; a rate of 0 freezes parameters and their moments."""
 
-  def rate_of(path) -> float:
-    return next((rate for pattern, rate in rates if re.fullmatch(pattern, path_name(path))), 1.0)
+  for pair in rates:
+    if len(pair) != 2 or not isinstance(pair[0], str) or not isinstance(pair[1], int | float) or pair[1] < 0:
+      raise Refusal(f"config.optimiser.rates holds ('PATH REGEX', FACTOR) pairs, FACTOR >= 0, but {pair!r} is none")
+    pattern('config.optimiser.rates', pair[0])
+
+  def rate_of(name: str) -> float:
+    return next((rate for regex, rate in rates if re.fullmatch(regex, name)), 1.0)
 
   def labels(params):
-    return jax.tree_util.tree_map_with_path(lambda path, _: str(float(rate_of(path))), params)
+    names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    for regex, _ in rates:
+      if not any(re.fullmatch(regex, name) for name in names):
+        raise Refusal(f"'{regex}' of config.optimiser.rates matches no parameter; the first are {', '.join(names[:3])}")
+    return jax.tree_util.tree_map_with_path(lambda path, _: str(float(rate_of(path_name(path)))), params)
 
   if rates:
     scaled = {

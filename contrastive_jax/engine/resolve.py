@@ -168,12 +168,21 @@ def build(section, kind: str, *arguments, name: str | None = None, **keywords):
   return factory(kind, name or section['name'])(*arguments, **keywords, **given)
 
 
-def glossary(evals) -> dict[str, str]:
-  """One-line meanings of all scores of the config's evaluators."""
-  found: dict[str, str] = {}
-  for name in evals:
-    found |= importlib.import_module(factory('evals', name).__module__).GLOSSARY
+def _glossary(kind: str, name: str) -> dict[str, str]:
+  return importlib.import_module(factory(kind, name).__module__).GLOSSARY
+
+
+def glossary(config) -> dict[str, str]:
+  """One-line meanings of the metrics of the config's method and of the scores of its evaluators."""
+  found = _glossary('method', config.method.name)
+  for name in config.evals:
+    found = found | _glossary('evals', name)
   return found
+
+
+def all_scores() -> list[str]:
+  """The names of the scores of all evaluators that there are."""
+  return [score for name in _known('evals') for score in _glossary('evals', name)]
 
 
 # --- files and overrides ---

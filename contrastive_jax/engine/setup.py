@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from contrastive_jax import losses
-from contrastive_jax.data.pipeline import steps_per_epoch
+from contrastive_jax.data.pipeline import steps_per_epoch, sweep
 from contrastive_jax.data.sources import Source
 from contrastive_jax.data.views import Views, expand
 from contrastive_jax.engine import resolve, state, step
@@ -53,6 +53,24 @@ class Run(NamedTuple):
     """A batch of two examples, of which `Method.init` reads the shapes."""
     shapes = example_views(self.sources['train'], self.views)
     return {k: jnp.zeros(x.shape, x.dtype) for k, x in shapes.items()}
+
+  def check(self):
+    """Refuses what the first step would refuse, by tracing it: a run that cannot start writes nothing.
+
+    Raises:
+      Refusal: a batch that does not divide among the devices, too few views, a temperature of 0, ...
+    """
+    state.check_batch(self.batch_size, self.mesh)
+    example = next(sweep(self.sources['train'], batch_size=1))
+    split = state.batch_sharding(self.mesh)
+    batch = {
+      k: jax.ShapeDtypeStruct((self.batch_size, *v.shape[1:]), v.dtype, sharding=split) for k, v in example.items()
+    }
+    jax.eval_shape(self.step, jax.eval_shape(self.fresh), batch)
+
+  def floors(self, fresh: state.TrainState) -> dict[str, Callable]:
+    """`embed` by the name of what training should surpass: the pixels, and the encoder before training."""
+    return {'raw pixels': self.pixels.at({}, {}), 'random encoder': self.embedder.at(fresh.params, fresh.state)}
 
   def replicated(self):
     """The sharding of what every device holds whole."""
@@ -95,7 +113,7 @@ def build(config: ml_collections.ConfigDict) -> Run:
   """Resolves a completed config.
 
   Raises:
-    Refusal: what the config asks for cannot be had: data missing, a batch that does not fit, an unknown name, ...
+    Refusal: what the config asks for cannot be had: data missing, a batch larger than them, an unknown name, ...
   """
   options = Options(**config.train)
   data, mesh = sources(config), state.data_mesh(options.devices)
@@ -103,10 +121,10 @@ def build(config: ml_collections.ConfigDict) -> Run:
   if config.data.num_views < 1:
     raise Refusal(f'config.data.num_views must be at least 1, but it is {config.data.num_views}')
   per_epoch = steps_per_epoch(train.num_examples, batch_size)
-  state.check_batch(batch_size, mesh)
   total = round(options.epochs * per_epoch) if options.steps is None else options.steps
   if total < 1:
     raise Refusal(f'a run needs at least one step, but config.train asks for {total}')
+  _check_intervals(options)
   info = Info(train.num_examples, per_epoch, total, config.data.num_views)
   schedule = resolve.build(config.schedule, 'schedule', total, batch_size)
   optimiser = resolve.build(config.optimiser, 'optimiser', schedule)
@@ -128,8 +146,20 @@ def build(config: ml_collections.ConfigDict) -> Run:
     step=step.make(how, optimiser, schedule, make_views, seed=config.seed, mesh=mesh, microbatch=options.microbatch),
     embedder=embedder(how.embed, data, views_),
     pixels=embedder(raw_pixels, data, raw_views),
-    glossary=resolve.glossary(config.evals),
+    glossary=resolve.glossary(config),
   )
+
+
+def _check_intervals(options: Options):
+  for name in ('log_every', 'eval_every', 'checkpoint_every', 'keep_last', 'microbatch'):
+    value = getattr(options, name)
+    if value is not None and value < 1:
+      raise Refusal(f'config.train.{name} must be at least 1, but it is {value}')
+  if options.keep_best < 0:
+    raise Refusal(f'config.train.keep_best must be at least 0, but it is {options.keep_best}')
+  scores = resolve.all_scores()
+  if options.best not in scores:
+    raise Refusal(f"config.train.best='{options.best}' is no score of an evaluator{nearest(options.best, scores)}")
 
 
 def _expand(views_: Views, num_views: int, seed: int, batch, step_: jax.Array):

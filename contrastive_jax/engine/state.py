@@ -11,7 +11,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int
 
-from contrastive_jax.types import Params, Refusal, State
+from contrastive_jax.models.options import pattern
+from contrastive_jax.types import Params, Refusal, State, nearest
 
 AXIS = 'data'
 
@@ -57,16 +58,32 @@ def shardings(tree, mesh, rules: Sequence[tuple[str, Sequence[str | None]]] = ()
   Args:
     tree: a TrainState of arrays or shapes.
     rules: (regular expression over the whole path, mesh axis or None for each dimension) pairs.
+
+  Raises:
+    Refusal: rules of another form, an axis that the mesh does not have, a dimension that does not divide.
   """
+  for rule in rules:
+    if len(rule) != 2 or not isinstance(rule[0], str) or isinstance(rule[1], str):
+      raise Refusal(f"config.train.sharding holds ('PATH REGEX', (AXIS or None, ...)) pairs, but {rule!r} is none")
+    pattern('config.train.sharding', rule[0])
 
   def one(path, leaf):
     name = path_name(path)
-    for pattern, spec in rules:
-      if re.fullmatch(pattern, name):
-        return NamedSharding(mesh, P(*spec[: np.ndim(leaf)]))
+    for regex, spec in rules:
+      if re.fullmatch(regex, name):
+        return _split(name, leaf, mesh, spec[: np.ndim(leaf)])
     return NamedSharding(mesh, P())
 
   return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def _split(name: str, leaf, mesh, spec) -> NamedSharding:
+  for axis, size in zip(spec, np.shape(leaf), strict=False):
+    if axis is not None and axis not in mesh.axis_names:
+      raise Refusal(f"no mesh axis '{axis}' in config.train.sharding{nearest(str(axis), mesh.axis_names)}")
+    if axis is not None and size % mesh.shape[axis]:
+      raise Refusal(f"config.train.sharding: '{name}' {list(np.shape(leaf))} does not divide among {mesh.size} devices")
+  return NamedSharding(mesh, P(*spec))
 
 
 def create(method, optimiser, batch, info, *, seed: int, mesh, rules=()) -> TrainState:

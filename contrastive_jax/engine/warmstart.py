@@ -1,11 +1,12 @@
 """Starting from the parameters of another run."""
 
 import pathlib
+import re
 
 import jax
 
 from contrastive_jax.engine.checkpoint import restore_params
-from contrastive_jax.engine.state import TrainState
+from contrastive_jax.engine.state import TrainState, path_name
 from contrastive_jax.models.load import load_safetensors, merge
 from contrastive_jax.types import Refusal
 
@@ -32,7 +33,10 @@ def warm_start(state: TrainState, init_from: str | None, skip: str | None) -> Tr
   state = state._replace(params=_placed(merge(state.params, found['params'], skip=skip), state.params))
   stats = found.get('state', {}).get('stats')
   if stats:
-    merged = merge(state.state['stats'], stats, skip=skip)
+    # `merge` takes a pattern that matches nothing for a mistake, but one of parameters need not match statistics.
+    own = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.state['stats'])]
+    matches = skip is not None and any(re.fullmatch(skip, name) for name in own)
+    merged = merge(state.state['stats'], stats, skip=skip if matches else None)
     state = state._replace(state=state.state | {'stats': _placed(merged, state.state['stats'])})
   return state
 

@@ -17,6 +17,8 @@ _ARGUMENTS = {
   'y': lambda z, batch: z[1],
   'labels': lambda z, batch: batch['label'],
 }
+GLOSSARY = {'positive_similarity': 'mean cosine of the first and the last view of an example, after the head'}
+
 _PER_BATCH = ('fold', 'precision', 'x_id', 'y_id', 'x_mask', 'y_mask')
 
 
@@ -58,6 +60,7 @@ def make(
   extra = dict(fold=fold, precision=precision)
   hyper = hyper | {k: v for k, v in extra.items() if k in defaults}
   arguments = [p.name for p in defaults.values() if p.kind == p.POSITIONAL_OR_KEYWORD]
+  sides = sum(name in ('x', 'y') for name in arguments)
 
   def init(key, batch, info: Info):
     of_encoder, of_head = jax.random.split(key)
@@ -84,6 +87,8 @@ def make(
 
   def objective_of_batch(params, state, features, batch, *, key, step):
     z = jnp.swapaxes(features['z'], 0, 1)
+    if len(z) < sides:
+      raise Refusal(f"loss '{loss}' takes {sides} views, but config.data.num_views={len(z)}")
     values = objective(*(_ARGUMENTS[name](z, batch) for name in arguments), **hyper)
     similarity = (z[0] * z[-1]).sum(-1).mean()
     return Output(values.mean(), state, {'positive_similarity': similarity})
