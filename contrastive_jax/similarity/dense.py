@@ -1,14 +1,14 @@
 """The dense fold: all logits at once, differentiated by JAX itself."""
 
 from contrastive_jax.similarity import terms as T
-from contrastive_jax.similarity.products import contract
+from contrastive_jax.similarity.products import similarities
 from contrastive_jax.similarity.tiles import Plan, finish
 
 
 def reduce(plan: Plan, operands, constants):
   """Every operand's statistics; memory `n * m`."""
   x, y = operands[0], operands[-1]
-  inner = contract(x.z, y.z, (1, 1), plan.precision)
+  inner = similarities(x.z, y.z, plan.precision)
   states = []
   for side, anchor, other in [(0, x, y), (-1, y, x)][: len(operands)]:
     axis = 1 + side

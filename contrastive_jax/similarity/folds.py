@@ -18,7 +18,7 @@ DENSE_LOGITS = 2**20
 
 
 class Dense(NamedTuple):
-  """Materialises the logits, `n * m` floats; differentiable in forward mode too."""
+  """Materialises the logits, `n * m` floats; at full precision differentiable in forward mode too."""
 
 
 class Chunked(NamedTuple):

@@ -1,5 +1,7 @@
 """Products of tiles, at a stated precision, with statistics never below float32."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -42,3 +44,25 @@ def contract(a: Array, b: Array, axes: tuple[int, int], precision: str) -> Float
     return product(a_high, b_high)
   a_low, b_low = ((x - h.astype(x.dtype)).astype(jnp.bfloat16) for x, h in ((a, a_high), (b, b_high)))
   return product(a_high, b_high) + (product(a_high, b_low) + product(a_low, b_high))
+
+
+def similarities(x: Float[Array, 'n d'], y: Float[Array, 'm d'], precision: str) -> Float[Array, 'n m']:
+  """Inner products of all rows, whose gradients are products at the stated precision too.
+
+  JAX's own derivative of a reduced product would round every cotangent to bfloat16. So reduced products bring their
+  own, in reverse mode; full ones keep JAX's, in both modes.
+  """
+  return contract(x, y, (1, 1), precision) if precision == 'float32' else _reduced(x, y, precision)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _reduced(x, y, precision):
+  return contract(x, y, (1, 1), precision)
+
+
+def _reduced_backward(precision, operands, cotangent):
+  x, y = operands
+  return contract(cotangent, y, (1, 0), precision), contract(cotangent, x, (0, 0), precision)
+
+
+_reduced.defvjp(lambda x, y, precision: (_reduced(x, y, precision), (x, y)), _reduced_backward)
