@@ -10,7 +10,7 @@ _PUBLIC = ('losses', 'load')
 def __getattr__(name: str):
   # Lazy, so that importing the package (for its version, say) imports nothing heavy.
   if name == 'load':
-    return importlib.import_module('contrastive_jax.embed').load
+    return importlib.import_module('contrastive_jax.engine.serve').load
   if name in _PUBLIC:
     return importlib.import_module(f'contrastive_jax.{name}')
   raise AttributeError(f"module 'contrastive_jax' has no attribute '{name}'")

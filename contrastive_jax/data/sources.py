@@ -183,6 +183,15 @@ def arrays(*, path: str, split: str = 'train') -> Source:
   return _in_memory(pathlib.Path(path).stem, split, *chosen, names, train)
 
 
+def read_images(path: str) -> np.ndarray:
+  """The array `image` of an archive as in `arrays`, whole: uint8 [n, h, w, c].
+
+  Raises:
+    Refusal: no such file; not an archive of plain arrays; an array of the wrong type or shape.
+  """
+  return _labelled(path, _load_npz(path), '')[0]
+
+
 def read_idx(path: str | pathlib.Path) -> np.ndarray:
   """Reads an idx file of unsigned bytes (LeCun's format for MNIST), gzipped or not.
 

@@ -33,8 +33,7 @@ def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
 def run(main: Callable, *, config_from_workdir: bool = False):
   """Runs `main(config, workdir)`.
 
-  A Refusal, or a ValueError of a library while the run is set up, ends with its message and exit code 2; a loss that is
-  no number with exit code 1.
+  A Refusal ends with its message, in one line, and exit code 2; a loss that is no number with exit code 1.
 
   Args:
     config_from_workdir: --config may be left out: the config is that of the run in --workdir.
@@ -75,5 +74,5 @@ def run(main: Callable, *, config_from_workdir: bool = False):
 
 
 def _exit(problem: Exception, code: int):
-  print(f'error: {problem}', file=sys.stderr)
+  print('error: ' + ' '.join(str(problem).split()), file=sys.stderr)
   sys.exit(code)
