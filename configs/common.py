@@ -17,7 +17,7 @@ def digits() -> dict:
     schedule=dict(name='cosine', learning_rate=1e-3, scaling='none'),
     optimiser=dict(name='adamw'),
     evals=dict(knn={}, linear={}, geometry={}),
-    train=dict(epochs=60),
+    train=dict(epochs=200),
   )
 
 

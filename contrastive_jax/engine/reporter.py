@@ -81,7 +81,7 @@ class Reporter:
   def scores(self, step: int, scores: Mapping[str, float]):
     """Reports the scores of an evaluation."""
     self._writer.write(step, scores)
-    shown = {k: v for k, v in scores.items() if k.endswith('accuracy') or 'rank' in k}
+    shown = {k: v for k, v in scores.items() if k.endswith('/accuracy') or k == 'geometry/effective_rank'}
     self.message(f'step {step}: ' + '  '.join(f'{k} {v:.4g}' for k, v in shown.items()))
 
   def message(self, text: str):
