@@ -35,6 +35,14 @@ def options(*, loss: str = 'nt_xent', **_) -> dict[str, inspect.Parameter]:
   return {k: p for k, p in parameters.items() if p.kind == p.KEYWORD_ONLY and k not in _PER_BATCH}
 
 
+def _checked(loss: str, hyper: dict) -> dict:
+  known = options(loss=loss)
+  for name in hyper:
+    if name not in known:
+      raise Refusal(f"loss '{loss}' has no hyper-parameter '{name}'{nearest(name, known)}")
+  return hyper
+
+
 def make(
   encoder: Encoder, head: Encoder, *, loss: str = 'nt_xent', fold='auto', precision: str | None = None, **hyper
 ) -> Method:
@@ -52,14 +60,9 @@ def make(
   Raises:
     Refusal: an unknown loss; a hyper-parameter that it does not have or refuses.
   """
-  objective = _objective(loss)
-  unknown = [k for k in hyper if k not in options(loss=loss)]
-  if unknown:
-    raise Refusal(f"loss '{loss}' has no hyper-parameter '{unknown[0]}'{nearest(unknown[0], options(loss=loss))}")
-  defaults = inspect.signature(objective).parameters
-  extra = dict(fold=fold, precision=precision)
-  hyper = hyper | {k: v for k, v in extra.items() if k in defaults}
-  arguments = [p.name for p in defaults.values() if p.kind == p.POSITIONAL_OR_KEYWORD]
+  objective, hyper = _objective(loss), _checked(loss, hyper) | dict(fold=fold, precision=precision)
+  parameters = inspect.signature(objective).parameters.values()
+  arguments = [p.name for p in parameters if p.kind == p.POSITIONAL_OR_KEYWORD]
   sides = sum(name in ('x', 'y') for name in arguments)
 
   def init(key, batch, info: Info):
