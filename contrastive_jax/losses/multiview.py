@@ -9,6 +9,8 @@ from contrastive_jax.losses.inputs import Temperature
 from contrastive_jax.similarity import Fold, logsumexp, positive, total
 from contrastive_jax.types import Refusal
 
+__all__ = ['decoupled', 'mv_dhel', 'mv_info_nce', 'nt_xent', 'sup_con']
+
 
 def _mean_positive(z, temperature):
   """Mean logit between each view and the other views of its instance, `[V, B]`."""

@@ -8,6 +8,8 @@ from contrastive_jax.losses.inputs import Ids, Mask, Temperature, check_sides, c
 from contrastive_jax.losses.softmax import sides
 from contrastive_jax.similarity import Fold, Similarity, same_id, total
 
+__all__ = ['sigmoid']
+
 
 def sigmoid(
   x: Float[Array, 'b d'],

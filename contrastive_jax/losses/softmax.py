@@ -7,6 +7,8 @@ from contrastive_jax.losses.inputs import Ids, Mask, Temperature, check_sides, c
 from contrastive_jax.similarity import Fold, Similarity, crosses, logsumexp, positive, total
 from contrastive_jax.types import Refusal
 
+__all__ = ['info_nce', 'info_nce_both', 'symmetric_info_nce']
+
 
 def sides(x, y, x_id, y_id, x_mask, y_mask, fold):
   """The entries that travel with the rows and the columns; without ids a side is known by its positions."""

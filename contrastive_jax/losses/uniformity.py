@@ -7,6 +7,8 @@ from contrastive_jax.losses import inputs
 from contrastive_jax.similarity import Fold, Similarity, crosses, logsumexp
 from contrastive_jax.types import Refusal
 
+__all__ = ['align_uniform', 'alignment', 'uniformity']
+
 
 def alignment(x: Float[Array, 'b d'], y: Float[Array, 'b d'], *, exponent: float = 2) -> Float[Array, '']:
   r"""Mean distance between the embeddings of positive pairs, :math:`\frac1B \sum_i \lVert x_i - y_i \rVert^{\alpha}`.
