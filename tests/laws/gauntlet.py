@@ -1,0 +1,169 @@
+"""Inputs for any pairwise loss, made from its signature, and the scalars whose gradients the laws compare.
+
+A loss added to `losses.PAIRWISE` is covered without writing a test: its positional parameters must be named z, labels,
+x or y, and its options are found by name, annotation and default.
+"""
+
+import functools
+import inspect
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from contrastive_jax import losses
+
+TILES = dict(chunked=losses.chunked(5, 7), dense=losses.dense(), ring=losses.ring(rows=3, cols=4))
+
+
+class Case(NamedTuple):
+  """One loss with one set of options."""
+
+  name: str
+  learnable: dict[str, np.ndarray]  # what gradients are taken of: embeddings, temperature, bias, ...
+  fixed: dict[str, np.ndarray]  # labels, ids, masks
+  options: dict[str, Any]  # static keywords
+
+  def call(self, learnable: Mapping, fixed: Mapping, **keywords):
+    """The loss's values."""
+    return getattr(losses, self.name)(**learnable, **fixed, **self.options, **keywords)
+
+
+def parameters(name: str) -> Mapping[str, inspect.Parameter]:
+  return inspect.signature(getattr(losses, name)).parameters
+
+
+def unit_rows(random, *shape) -> np.ndarray:
+  rows = random.normal(size=shape)
+  return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def accepts(name: str, **arrays) -> bool:
+  """Whether the loss takes arrays of these shapes and these options; what it refuses it refuses before computing."""
+  traced = {k: v for k, v in arrays.items() if isinstance(v, np.ndarray)}
+  case = Case(name, traced, {}, {k: v for k, v in arrays.items() if k not in traced})
+  try:
+    jax.eval_shape(lambda a: case.call(a, {}), traced)
+  except ValueError:
+    return False
+  return True
+
+
+def _positional(name: str, size: int, other: int, views: int, random) -> dict[str, np.ndarray]:
+  made = {}
+  for key, parameter in parameters(name).items():
+    if parameter.default is not inspect.Parameter.empty:
+      continue
+    makers = {
+      'z': lambda: unit_rows(random, views, size, 5),
+      'x': lambda: unit_rows(random, size, 5),
+      'y': lambda: unit_rows(random, other, 5),
+      'labels': lambda: random.integers(-1, 4, size).astype(np.int32),
+    }
+    assert key in makers, f'the laws cannot make the parameter {key} of losses.{name}'
+    made[key] = makers[key]()
+  return made
+
+
+def _takes(parameter: inspect.Parameter, what: str) -> bool:
+  return parameter.default is not inspect.Parameter.empty and what in str(parameter.annotation)
+
+
+@functools.cache
+def case(name: str, variant: str, size: int = 16) -> Case:
+  """The loss at its defaults ('plain'), or with everything it can be given ('rich').
+
+  Rich: more views, other sizes on the two sides, ids with several positives and -1, masks, a temperature per anchor,
+  and every flag and optional number away from its default, each where the loss allows it.
+  """
+  random = np.random.default_rng(size)
+  rich = variant == 'rich'
+  options: dict[str, Any] = {}
+  for key, parameter in parameters(name).items():
+    if rich and isinstance(parameter.default, bool):
+      options[key] = not parameter.default
+    if rich and parameter.default is None and str(parameter.annotation) == 'float | None':
+      options[key] = 0.5
+  shapes = [(2, size)] if not rich else [(3, size + size // 2), (2, size + size // 2), (3, size), (2, size)]
+  tries = (_positional(name, size, other, views, random) for views, other in shapes)
+  arrays = next(a for a in tries if accepts(name, **a, **options))
+  learnable = {k: v for k, v in arrays.items() if v.dtype == np.float32}
+  fixed = {k: v for k, v in arrays.items() if k not in learnable}
+  if rich:
+    sides = {'x': arrays.get('x'), 'y': arrays.get('y')}
+    for key, parameter in parameters(name).items():
+      side = sides.get(key.partition('_')[0])
+      if side is not None and _takes(parameter, 'Int['):
+        fixed[key] = random.integers(-1, 6, len(side)).astype(np.int32)
+      if side is not None and _takes(parameter, 'Bool['):
+        fixed[key] = random.random(len(side)) < 0.8
+  for key, parameter in parameters(name).items():
+    if _takes(parameter, 'Float['):
+      each = random.uniform(0.1, 0.4, size).astype(np.float32)
+      wanted = rich and accepts(name, **arrays, **options, **{key: each})
+      learnable[key] = each if wanted else np.float32(max(parameter.default, -2) * 1.5)
+  return Case(name, learnable, fixed, options)
+
+
+def instance_axis(key: str, value) -> int | None:
+  """The axis of an argument along which instances are split over devices."""
+  return None if np.ndim(value) == 0 else int(key == 'z')
+
+
+def weighted(values) -> jax.Array:
+  """A scalar whose gradient tells the anchors apart."""
+  return sum(jnp.mean(v * (1.5 + jnp.cos(jnp.arange(v.size) * 1.7)).reshape(v.shape)) for v in jax.tree.leaves(values))
+
+
+def average(values) -> jax.Array:
+  """The mean over anchors; of several outputs, their sum."""
+  return sum(v.mean() for v in jax.tree.leaves(values))
+
+
+def scalar(case: Case, reduce: Callable = weighted, **keywords) -> Callable:
+  """(learnable, fixed) -> scalar."""
+  return lambda learnable, fixed: reduce(case.call(learnable, fixed, **keywords))
+
+
+@functools.cache
+def dense(name: str, variant: str, size: int = 16, reduce: Callable = weighted):
+  """Compiled (learnable, fixed) -> value and gradient of the dense fold on one device."""
+  return jax.jit(jax.value_and_grad(scalar(case(name, variant, size), reduce, fold=losses.dense())))
+
+
+@functools.cache
+def truth(name: str, variant: str, size: int = 16):
+  """Value and gradient that every fold must give."""
+  one = case(name, variant, size)
+  return dense(name, variant, size)(one.learnable, one.fixed)
+
+
+def assert_close(got, want, tolerance: float = 1e-5):
+  """Equal up to the tolerance, relative to each array's largest entry."""
+  for (path, g), w in zip(jax.tree.leaves_with_path(got), jax.tree.leaves(want), strict=True):
+    g, w = np.asarray(g, np.float64), np.asarray(w, np.float64)
+    assert g.shape == w.shape, (jax.tree_util.keystr(path), g.shape, w.shape)
+    scale = max(np.abs(w).max(), 1e-2)
+    assert np.abs(g - w).max() <= tolerance * scale, (jax.tree_util.keystr(path), np.abs(g - w).max() / scale)
+
+
+def covering(factors: Mapping[str, list], allowed: Callable[[dict], bool]) -> list[dict]:
+  """Rows of the product, greedily few, that hold every pair of levels which some allowed row holds."""
+  rows = [dict(zip(factors, levels, strict=True)) for levels in itertools.product(*factors.values())]
+  pairs = [set(itertools.combinations(enumerate(row.values()), 2)) for row in rows if allowed(row)]
+  rows = [row for row in rows if allowed(row)]
+  missing, chosen = set().union(*pairs), []
+  while missing:
+    best = max(range(len(rows)), key=lambda i: len(pairs[i] & missing))
+    chosen.append(rows[best])
+    missing -= pairs[best]
+  return chosen
+
+
+def product(factors: Mapping[str, list], allowed: Callable[[dict], bool]) -> list[dict]:
+  """Every allowed row."""
+  rows = (dict(zip(factors, levels, strict=True)) for levels in itertools.product(*factors.values()))
+  return [row for row in rows if allowed(row)]

@@ -1,0 +1,157 @@
+"""Every loss from its equation, by brute force in float64, with gradients by `autograd`: nothing here comes from JAX.
+
+Each anchor's candidates and positives are written out as lists of index pairs; logarithms and exponentials are plain
+(float64 holds e^700), so that no trick of the package is repeated. `temperature` may be a scalar or one per anchor.
+"""
+
+import autograd.numpy as np
+from autograd.tracer import getval
+
+
+def _similarities(z):
+  """s[v, i, w, j] between view v of instance i and view w of instance j."""
+  return np.einsum('vid,wjd->viwj', z, z)
+
+
+def _anchors(z):
+  return [(v, i) for v in range(z.shape[0]) for i in range(z.shape[1])]
+
+
+def _of_anchor(temperature, v, i):
+  """The temperature of one anchor: a scalar, one per instance, or one per view and instance."""
+  index = {0: (), 1: (i,), 2: (v, i)}[np.ndim(temperature)]
+  return temperature[index] if index else temperature
+
+
+def _log_sum(logits):
+  total = 0.0
+  for logit in logits:
+    total = total + np.exp(logit)
+  return np.log(total)
+
+
+def _grid(values, z):
+  """Values in the order of `_anchors` as [V, B]."""
+  return np.reshape(np.stack(values), z.shape[:2])
+
+
+def nt_xent(z, temperature):
+  s, values = _similarities(z), []
+  for v, i in _anchors(z):
+    tau = _of_anchor(temperature, v, i)
+    logits = [s[v, i, w, j] / tau for w, j in _anchors(z) if (w, j) != (v, i)]
+    positives = [s[v, i, w, i] / tau for w in range(z.shape[0]) if w != v]
+    values.append(_log_sum(logits) - sum(positives) / len(positives))
+  return _grid(values, z)
+
+
+def sup_con(z, temperature, labels):
+  s, values = _similarities(z), []
+  for v, i in _anchors(z):
+    tau = _of_anchor(temperature, v, i)
+    others = [(w, j) for w, j in _anchors(z) if (w, j) != (v, i)]
+    positives = [s[v, i, w, j] / tau for w, j in others if labels[j] == labels[i] and labels[i] >= 0]
+    if not positives:
+      values.append(0.0 * s[v, i, v, i])
+      continue
+    values.append(_log_sum([s[v, i, w, j] / tau for w, j in others]) - sum(positives) / len(positives))
+  return _grid(values, z)
+
+
+def decoupled(z, temperature, sigma=None):
+  """With sigma the positives carry weights, which are constants."""
+  s, values = _similarities(z), []
+  weights = [1.0] * z.shape[1] if sigma is None else von_mises_fisher_weights(getval(z), sigma)
+  for v, i in _anchors(z):
+    tau = _of_anchor(temperature, v, i)
+    negatives = [s[v, i, w, j] / tau for w, j in _anchors(z) if j != i]
+    positives = [s[v, i, w, i] / tau for w in range(z.shape[0]) if w != v]
+    values.append(_log_sum(negatives) - weights[i] * sum(positives) / len(positives))
+  return _grid(values, z)
+
+
+def von_mises_fisher_weights(z, sigma):
+  each = [np.exp(np.dot(z[0, i], z[1, i]) / sigma) for i in range(z.shape[1])]
+  return [2 - e / (sum(each) / len(each)) for e in each]
+
+
+def mv_info_nce(z, temperature, include_same_view=True):
+  s, views, values = _similarities(z) / temperature, range(z.shape[0]), []
+  for i in range(z.shape[1]):
+    positives = [s[v, i, w, i] for v in views for w in views if v != w]
+    allowed = [
+      s[v, i, w, j] for v in views for w, j in _anchors(z) if ((w, j) != (v, i) if include_same_view else w != v)
+    ]
+    values.append(_log_sum(allowed) - _log_sum(positives))
+  return np.stack(values)
+
+
+def mv_dhel(z, temperature):
+  s, views, values = _similarities(z) / temperature, range(z.shape[0]), []
+  for i in range(z.shape[1]):
+    positives = [s[v, i, w, i] for v in views for w in views if v < w]
+    uniformity = [_log_sum([s[v, i, v, j] for j in range(z.shape[1]) if j != i]) for v in views]
+    values.append(sum(uniformity) - _log_sum(positives))
+  return np.stack(values)
+
+
+def _two_sided(x, y, x_id, y_id, x_mask, y_mask):
+  """Ids (positions where None) and masks (True where None) of both sides, as lists."""
+  made = []
+  for rows, ids, mask in ((x, x_id, x_mask), (y, y_id, y_mask)):
+    made.append(list(range(len(rows))) if ids is None else list(ids))
+    made.append([True] * len(rows) if mask is None else list(mask))
+  return made
+
+
+def info_nce(x, y, temperature, x_id=None, y_id=None, x_mask=None, y_mask=None):
+  s, values = np.dot(x, y.T), []
+  a, counted, b, exists = _two_sided(x, y, x_id, y_id, x_mask, y_mask)
+  for i in range(len(x)):
+    tau = _of_anchor(temperature, 0, i)
+    candidates = [j for j in range(len(y)) if exists[j]]
+    positives = [s[i, j] / tau for j in candidates if a[i] == b[j] and a[i] >= 0]
+    if not positives or not counted[i]:
+      values.append(0.0 * s[i, 0])
+      continue
+    values.append(_log_sum([s[i, j] / tau for j in candidates]) - sum(positives) / len(positives))
+  return np.stack(values)
+
+
+def info_nce_both(x, y, temperature, x_id=None, y_id=None, x_mask=None, y_mask=None):
+  forward = info_nce(x, y, temperature, x_id, y_id, x_mask, y_mask)
+  return forward, info_nce(y, x, temperature, y_id, x_id, y_mask, x_mask)
+
+
+def symmetric_info_nce(x, y, temperature, **sides):
+  forward, backward = info_nce_both(x, y, temperature, **sides)
+  return (forward + backward) / 2
+
+
+def sigmoid(x, y, temperature, bias, x_id=None, y_id=None, x_mask=None, y_mask=None):
+  s, values = np.dot(x, y.T), []
+  a, counted, b, exists = _two_sided(x, y, x_id, y_id, x_mask, y_mask)
+  for i in range(len(x)):
+    value = 0.0 * s[i, 0]
+    for j in range(len(y)):
+      if counted[i] and exists[j]:
+        sign = 1 if a[i] == b[j] and a[i] >= 0 else -1
+        value = value + np.log(1 + np.exp(-sign * (s[i, j] / _of_anchor(temperature, 0, i) + bias)))
+    values.append(value)
+  return np.stack(values)
+
+
+def uniformity(x, t):
+  pairs = [(i, j) for j in range(len(x)) for i in range(j)]
+  return np.log(sum(np.exp(-t * np.sum((x[i] - x[j]) ** 2)) for i, j in pairs) / len(pairs))
+
+
+def alignment(x, y, exponent=2):
+  return sum(np.sum((x[i] - y[i]) ** 2) ** (exponent / 2) for i in range(len(x))) / len(x)
+
+
+def align_uniform(z, t, align_weight=1.0, uniform_weight=1.0, exponent=2):
+  views = range(z.shape[0])
+  pairs = [alignment(z[v], z[w], exponent) for w in views for v in views if v < w]
+  spread = [uniformity(z[v], t) for v in views]
+  return align_weight * sum(pairs) / len(pairs) + uniform_weight * sum(spread) / len(spread)

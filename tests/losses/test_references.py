@@ -1,0 +1,150 @@
+"""Every loss and its gradient equal brute force over explicit pairs, in float32 and in float64."""
+
+import functools
+from typing import NamedTuple
+
+import autograd
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import references
+
+from contrastive_jax import losses
+
+
+class Case(NamedTuple):
+  """One comparison: what gradients are taken of, and what else is given."""
+
+  name: str
+  learnable: dict
+  given: dict
+
+
+def unit_rows(*shape, seed=0):
+  rows = np.random.default_rng([seed, *shape]).normal(size=shape)
+  return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+
+
+def per(*shape):
+  """Temperatures, one per anchor."""
+  return np.random.default_rng(shape).uniform(0.2, 0.6, shape)
+
+
+def sides(b, m):
+  """Ids with several positives, with none and with -1, and masks."""
+  random = np.random.default_rng([b, m])
+  ids = dict(x_id=random.integers(-1, 4, b), y_id=random.integers(-1, 4, m))
+  masks = dict(x_mask=random.random(b) < 0.8, y_mask=random.random(m) < 0.8)
+  assert -1 in ids['x_id'] and not masks['x_mask'].all() and not masks['y_mask'].all()
+  return {k: v.astype(np.int32) for k, v in ids.items()}, masks
+
+
+def multi_view(views, b) -> dict[str, Case]:
+  z = unit_rows(views, b, 5)
+  labels = np.random.default_rng(b).integers(-1, 3, b).astype(np.int32)
+  scalar, each = dict(z=z, temperature=0.3), dict(z=z, temperature=per(b) if views == 2 else per(views, b))
+  spread = Case('align_uniform', dict(z=z, t=2.5), dict(align_weight=2.0, exponent=3))
+  cases = {
+    'mv_info_nce': Case('mv_info_nce', scalar, {}),
+    'mv_info_nce across views': Case('mv_info_nce', scalar, dict(include_same_view=False)),
+    'mv_dhel': Case('mv_dhel', scalar, {}),
+  }
+  if views == 2:
+    cases['DCLW'] = Case('decoupled', scalar, dict(sigma=0.5))
+  if views == 5:
+    cases |= {k: Case(k, scalar, {}) for k in ('nt_xent', 'decoupled')}
+    return cases | {'align_uniform': spread, 'sup_con': Case('sup_con', scalar, dict(labels=labels))}
+  cases |= {f'{k} per anchor': Case(k, each, {}) for k in ('nt_xent', 'decoupled')}
+  return cases | {'sup_con per anchor': Case('sup_con', each, dict(labels=labels))}
+
+
+def two_sided(b, m) -> dict[str, Case]:
+  x, y = unit_rows(b, 5), unit_rows(m, 5, seed=1)
+  ids, masks = sides(b, m)
+  scalar, each = dict(x=x, y=y, temperature=0.3), dict(x=x, y=y, temperature=per(b))
+  names = ['info_nce', 'info_nce_both', 'sigmoid'] + ['symmetric_info_nce'] * (b == m)
+  learnable = dict.fromkeys(names, scalar) | dict(sigmoid=scalar | dict(bias=-2.0))
+  cases = {f'{k} ids and masks': Case(k, learnable[k], ids | masks) for k in names}
+  if b < m:
+    cases['info_nce per anchor'] = Case('info_nce', each, {})
+    cases['info_nce per anchor, masks'] = Case('info_nce', each, masks)
+    cases['info_nce per anchor, ids of x'] = Case('info_nce', each, dict(x_id=ids['x_id']))
+    cases['sigmoid per anchor, ids'] = Case('sigmoid', each | dict(bias=-2.0), ids)
+  if b == m:
+    cases |= {k: Case(k, learnable[k], {}) for k in names}
+    cases['alignment'] = Case('alignment', dict(x=x, y=y), {})
+    cases['alignment of exponent 1'] = Case('alignment', dict(x=x, y=y), dict(exponent=1))
+    cases['uniformity'] = Case('uniformity', dict(x=x, t=2.0), {})
+  return cases
+
+
+CASES = {f'{name}, V={v}, B={b}': c for v, b in ((2, 7), (3, 13), (5, 7)) for name, c in multi_view(v, b).items()}
+CASES |= {f'{name}, B={b}, M={m}': c for b, m in ((7, 7), (7, 13), (13, 7)) for name, c in two_sided(b, m).items()}
+
+
+def leaves(values):
+  return list(values) if isinstance(values, tuple) else [values]
+
+
+def weighted(values, numpy):
+  """A scalar whose gradient tells the anchors apart."""
+  return sum(numpy.sum(v * (1 + np.arange(np.size(v)).reshape(np.shape(v)) / 7)) for v in leaves(values))
+
+
+def rounded(case: Case) -> dict:
+  """The inputs that float32 can hold, so that both precisions and the reference see the same."""
+  return {k: np.asarray(v, np.float32).astype(np.float64) for k, v in case.learnable.items()}
+
+
+@functools.cache
+def by_reference(key: str):
+  """Values and gradient in float64."""
+  case = CASES[key]
+
+  def function(learnable):
+    return getattr(references, case.name)(**learnable, **case.given)
+
+  learnable = rounded(case)
+  return leaves(function(learnable)), autograd.grad(lambda a: weighted(function(a), autograd.numpy))(learnable)
+
+
+def by_loss(case: Case, dtype, fold):
+  """Values and gradient by the package."""
+  fold = {} if case.name == 'alignment' else dict(fold=fold)
+
+  def total(learnable):
+    values = getattr(losses, case.name)(**learnable, **case.given, **fold)
+    return weighted(values, jnp), leaves(values)
+
+  learnable = {k: jnp.asarray(v, dtype) for k, v in rounded(case).items()}
+  gradient, values = jax.jit(jax.grad(total, has_aux=True))(learnable)
+  assert all(v.dtype == dtype for v in jax.tree.leaves((values, gradient)))
+  return values, gradient
+
+
+def assert_relative(got, want, tolerance):
+  """Equal up to the tolerance, relative to the largest entry of each array."""
+  for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    assert np.shape(g) == np.shape(w)
+    assert np.abs(g - w).max() <= tolerance * np.abs(w).max()
+
+
+@pytest.mark.parametrize('key', CASES)
+def test_float32_values_and_gradients_equal_brute_force(key):
+  assert_relative(by_loss(CASES[key], jnp.float32, losses.dense()), by_reference(key), 1e-5)
+
+
+ONCE = {(case.name, 'sigma' in case.given): key for key, case in CASES.items()}
+IN_TILES = {'info_nce_both', 'nt_xent', 'sigmoid', 'sup_con'}  # compiling tiles takes time; they are the same for all
+
+
+@pytest.mark.parametrize('key', ONCE.values())
+def test_float64_values_and_gradients_equal_brute_force(key):
+  fold = losses.chunked(3, 4) if CASES[key].name in IN_TILES else losses.dense()
+  with jax.enable_x64(True):
+    assert_relative(by_loss(CASES[key], jnp.float64, fold), by_reference(key), 1e-10)
+
+
+def test_every_pairwise_loss_has_a_reference():
+  assert {case.name for case in CASES.values()} >= set(losses.PAIRWISE)
