@@ -2,7 +2,7 @@
 
 Rows x_i are the plain images of one split, a_i and b_i two augmented views of them, all scaled to norm 1. Statistics
 of all pairs are streamed over tiles or have closed forms in sums over rows, so that nothing of size n x n is made: with
-A, B the [n, d] views, the sum of all <a_i, b_j>^2 is <A^T A, B^T B>; the sum of <x_i, x_j> over a class is |sum x_i|^2.
+A, B the [n, d] views, the sum of all <a_i, b_j>^2 is <A^T A, B^T B>; the sum of <x_i, x_j> over a class is ``|sum x_i|^2``.
 """
 
 import functools
@@ -62,7 +62,7 @@ def _view_statistics(a: Float[Array, 'n d'], b: Float[Array, 'n d']) -> dict[str
 def view_statistics(a: Float[Array, 'n d'], b: Float[Array, 'n d']) -> dict[str, float]:
   """Alignment, and mean and standard deviation of the cosines <a_i, b_i> and <a_i, b_j>, i != j, of unit rows.
 
-  Alignment is mean |a_i - b_i|^2 (Wang and Isola, 2020, with alpha = 2).
+  Alignment is the mean of ``|a_i - b_i|^2`` (Wang and Isola, 2020, with alpha = 2).
   """
   # Double precision: the squares of cosines that hardly vary would cancel in float32.
   with jax.enable_x64(True):
