@@ -2,7 +2,8 @@
 
 Rows x_i are the plain images of one split, a_i and b_i two augmented views of them, all scaled to norm 1. Statistics
 of all pairs are streamed over tiles or have closed forms in sums over rows, so that nothing of size n x n is made: with
-A, B the [n, d] views, the sum of all <a_i, b_j>^2 is <A^T A, B^T B>; the sum of <x_i, x_j> over a class is ``|sum x_i|^2``.
+A, B the [n, d] views, the sum of all <a_i, b_j>^2 is <A^T A, B^T B>; the sum of <x_i, x_j> over a class is
+``|sum x_i|^2``.
 """
 
 import functools
