@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from compiling import jit
 
 from contrastive_jax import losses
 
@@ -73,11 +74,11 @@ def _takes(parameter: inspect.Parameter, what: str) -> bool:
 
 
 @functools.cache
-def case(name: str, variant: str, size: int = 16) -> Case:
+def case(name: str, variant: str, size: int = 16) -> Case | None:
   """The loss at its defaults ('plain'), or with everything it can be given ('rich').
 
   Rich: more views, other sizes on the two sides, ids with several positives and -1, masks, a temperature per anchor,
-  and every flag and optional number away from its default, each where the loss allows it.
+  and every flag and optional number away from its default, each where the loss allows it. None if it refuses the size.
   """
   random = np.random.default_rng(size)
   rich = variant == 'rich'
@@ -89,7 +90,9 @@ def case(name: str, variant: str, size: int = 16) -> Case:
       options[key] = 0.5
   shapes = [(2, size)] if not rich else [(3, size + size // 2), (2, size + size // 2), (3, size), (2, size)]
   tries = (_positional(name, size, other, views, random) for views, other in shapes)
-  arrays = next(a for a in tries if accepts(name, **a, **options))
+  arrays = next((a for a in tries if accepts(name, **a, **options)), None)
+  if arrays is None:
+    return None
   learnable = {k: v for k, v in arrays.items() if v.dtype == np.float32}
   fixed = {k: v for k, v in arrays.items() if k not in learnable}
   if rich:
@@ -131,7 +134,7 @@ def scalar(case: Case, reduce: Callable = weighted, **keywords) -> Callable:
 @functools.cache
 def dense(name: str, variant: str, size: int = 16, reduce: Callable = weighted):
   """Compiled (learnable, fixed) -> value and gradient of the dense fold on one device."""
-  return jax.jit(jax.value_and_grad(scalar(case(name, variant, size), reduce, fold=losses.dense())))
+  return jit(jax.value_and_grad(scalar(case(name, variant, size), reduce, fold=losses.dense())))
 
 
 @functools.cache

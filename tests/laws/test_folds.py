@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import jit
 from gauntlet import TILES, assert_close, instance_axis, scalar, truth
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -58,7 +59,7 @@ def check(row):
   size = 13 if ragged else 16
   case = gauntlet.case(row['name'], variant, size)
   mesh = mesh_of(row['devices'], row['axes']) if row['devices'] else None
-  function = jax.jit(jax.value_and_grad(scalar(case, fold=TILES[row['fold']])))
+  function = jit(jax.value_and_grad(scalar(case, fold=TILES[row['fold']])))
   with jax.set_mesh(mesh) if row['current'] else contextlib.nullcontext():
     got = function(placed(case.learnable, mesh), placed(case.fixed, mesh))
   assert_close(got, truth(row['name'], variant, size), 2e-5)
@@ -79,7 +80,7 @@ def test_every_fold_equals_dense_in_the_full_product(row):
 def test_a_fold_takes_its_mesh_from_the_caller(name):
   fold = [losses.ring, losses.chunked][losses.PAIRWISE.index(name) % 2](mesh=mesh_of(8, 'auto'), rows=3, cols=4)
   case = gauntlet.case(name, 'rich', 13)
-  got = jax.jit(jax.value_and_grad(scalar(case, fold=fold)))(case.learnable, case.fixed)
+  got = jit(jax.value_and_grad(scalar(case, fold=fold)))(case.learnable, case.fixed)
   assert_close(got, truth(name, 'rich', 13), 2e-5)
 
 
@@ -89,7 +90,7 @@ def test_a_mesh_of_two_axes_splits_instances_along_either_or_both(kind, axis):
   mesh = jax.make_mesh((2, 4), ('model', 'data'), axis_types=(kind, kind))
   name = 'nt_xent' if axis == 'data' else 'info_nce_both'
   case = gauntlet.case(name, 'plain')
-  function = jax.jit(jax.value_and_grad(scalar(case, fold=losses.ring(axis, rows=3, cols=4))))
+  function = jit(jax.value_and_grad(scalar(case, fold=losses.ring(axis, rows=3, cols=4))))
   with jax.set_mesh(mesh):
     got = function(placed(case.learnable, mesh, axis), placed(case.fixed, mesh, axis))
   assert_close(got, truth(name, 'plain'), 2e-5)
@@ -102,7 +103,7 @@ def test_a_ring_moves_columns_by_permutation_and_never_gathers_them(where):
   fold = losses.ring(mesh=mesh) if where == 'fold' else losses.ring()
   arrays = placed(dict(z=z), mesh if where in ('operand', 'explicit') else None)
   with jax.set_mesh(mesh) if where == 'current' else contextlib.nullcontext():
-    text = jax.jit(functools.partial(losses.nt_xent, fold=fold)).lower(arrays['z']).compile().as_text()
+    text = jit(functools.partial(losses.nt_xent, fold=fold)).lower(arrays['z']).compile().as_text()
   assert 'collective-permute' in text
   if where != 'current':  # there the input arrives whole, and the anchors' values leave gathered
     assert 'all-gather' not in text
@@ -120,5 +121,5 @@ def test_explicitly_replicated_operands_fold_as_sharded_ones_do(entries):
   case = gauntlet.case('info_nce', 'plain')
   specs = dict(x=P() if entries != 'columns' else P('data'), y=P() if entries != 'rows' else P('data'))
   arrays = {k: jax.device_put(case.learnable[k], NamedSharding(mesh, specs[k])) for k in specs}
-  got = jax.jit(functools.partial(losses.info_nce, fold=losses.ring(rows=3, cols=4)))(**arrays)
+  got = jit(functools.partial(losses.info_nce, fold=losses.ring(rows=3, cols=4)))(**arrays)
   assert_close(got, losses.info_nce(case.learnable['x'], case.learnable['y'], fold=losses.dense()))

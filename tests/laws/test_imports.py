@@ -36,7 +36,14 @@ COLLECTIVES = (
 )
 # fmt: on
 DEVICE_NAMES = {'shard_map', 'PartitionSpec', 'jax.P', 'jax.pmap', *(f'jax.lax.{name}' for name in COLLECTIVES)}
-LOSSES_MAY_USE = {'inspect', 'jax', 'jaxtyping', 'typing', 'collections', 'functools', 'itertools', 'math', 'numbers', 'operator'}
+LOSSES_MAY_USE = {'inspect', 'jax', 'jaxtyping', 'typing'} | {
+  'collections',
+  'functools',
+  'itertools',
+  'math',
+  'numbers',
+  'operator',
+}
 
 
 def names_used(source: str, module: tuple[str, ...]) -> dict[str, int]:

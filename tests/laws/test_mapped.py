@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import jit
 from gauntlet import assert_close, average, instance_axis
 from jax import lax
 from jax.sharding import AxisType
@@ -49,7 +50,7 @@ def values(case, parameters, data, fold):
 @functools.cache
 def global_mean(name: str, options: str):
   case, parameters, data = shared_and_split(name, options)
-  return jax.jit(jax.value_and_grad(lambda p, d: average(values(case, p, d, losses.dense()))))(parameters, data)
+  return jit(jax.value_and_grad(lambda p, d: average(values(case, p, d, losses.dense()))))(parameters, data)
 
 
 def mesh_of(devices: int, kind=AxisType.Auto):
@@ -62,7 +63,7 @@ def through_shard_map(function, parameters, data, devices, *, check_vma):
   mapped = jax.shard_map(function, mesh=mesh, in_specs=(P(), specs), out_specs=P(), check_vma=check_vma)
   with jax.set_mesh(mesh):
     data = {k: jax.device_put(v, jax.NamedSharding(mesh, specs[k])) for k, v in data.items()}
-    return jax.jit(mapped)(parameters, data)
+    return jit(mapped)(parameters, data)
 
 
 def through_pmap(function, parameters, data, devices):
@@ -124,7 +125,7 @@ def inside(name, fold, check_vma=True):
 @pytest.mark.parametrize('name', losses.PAIRWISE)
 def test_local_gives_each_device_the_loss_of_its_own_rows(name):
   case, parameters, data, mapped = inside(name, losses.local(3, 4))
-  got = jax.jit(mapped)(parameters, data)
+  got = jit(mapped)(parameters, data)
   for device in range(2):
     rows = {k: np.split(v, 2, axis=instance_axis(k, v))[device] for k, v in data.items()}
     want = values(case, parameters, rows, losses.dense())
@@ -149,7 +150,7 @@ def test_folds_that_would_drop_other_devices_negatives_are_refused_in_pmap(fold)
 
 def on_eight_devices(function, **data):
   specs = (P('data'),) * len(data)
-  return jax.jit(jax.shard_map(function, mesh=mesh_of(8), in_specs=specs, out_specs=P('data')))(*data.values())
+  return jit(jax.shard_map(function, mesh=mesh_of(8), in_specs=specs, out_specs=P('data')))(*data.values())
 
 
 @pytest.mark.parametrize('name', ['info_nce', 'sigmoid'])

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import jit
 from gauntlet import TILES, assert_close, scalar, truth
 from jax.sharding import AxisType
 
@@ -44,7 +45,7 @@ def test_vmap_over_a_scalar_equals_a_loop(name):
   def one(value):
     return jax.value_and_grad(function)(case.learnable | {key: value}, case.fixed)
 
-  got = jax.jit(jax.vmap(one))(sweep)
+  got = jit(jax.vmap(one))(sweep)
   dense = gauntlet.dense(name, 'plain')
   want = [dense(case.learnable | {key: value}, case.fixed) for value in sweep]
   assert_close(got, jax.tree.map(lambda *each: np.stack(each), *want), 2e-5)
@@ -55,7 +56,7 @@ def test_vmap_over_a_scalar_equals_a_loop(name):
 def test_reduced_precision_is_as_close_as_its_rounding(name, precision, tolerance):
   case = gauntlet.case(name, 'plain')
   fold = TILES[turn(name, EITHER if precision == 'bfloat16' else EITHER[::-1])]
-  got = jax.jit(jax.value_and_grad(scalar(case, fold=fold, precision=precision)))(case.learnable, case.fixed)
+  got = jit(jax.value_and_grad(scalar(case, fold=fold, precision=precision)))(case.learnable, case.fixed)
   assert_close(got, truth(name, 'plain'), tolerance)
   exact = jax.tree.map(lambda a, b: bool(jnp.all(a == b)), got, truth(name, 'plain'))
   assert not all(jax.tree.leaves(exact)), 'the precision was not used'
@@ -66,6 +67,6 @@ def test_forward_mode_through_dense_equals_reverse_mode(name):
   case = gauntlet.case(name, 'plain')
   function = scalar(case, fold=losses.dense())
   direction = jax.tree.map(np.ones_like, case.learnable)
-  _, got = jax.jit(lambda a, d: jax.jvp(lambda p: function(p, case.fixed), (a,), (d,)))(case.learnable, direction)
+  _, got = jit(lambda a, d: jax.jvp(lambda p: function(p, case.fixed), (a,), (d,)))(case.learnable, direction)
   _, gradient = truth(name, 'plain')
   assert_close(got, sum(np.asarray(g, np.float64).sum() for g in jax.tree.leaves(gradient)), 1e-4)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import jit
 
 from contrastive_jax import losses
 
@@ -17,7 +18,7 @@ TAU = 0.25
 def compile_once(name: str):
   # Eagerly, every small operation would be compiled by itself.
   static = {'include_same_view', 'exponent'} & set(inspect.signature(getattr(losses, name)).parameters)
-  return jax.jit(getattr(losses, name), static_argnames=tuple(static))
+  return jit(getattr(losses, name), static_argnames=tuple(static))
 
 
 compiled = types.SimpleNamespace(**{name: compile_once(name) for name in (*losses.PAIRWISE, 'alignment')})
@@ -95,7 +96,7 @@ def test_alignment_is_two_minus_twice_the_mean_cosine():
 @pytest.mark.parametrize('exponent', [1, 1.5, 2, 3])
 def test_alignment_of_coinciding_pairs_is_zero_with_zero_gradient(exponent):
   x = unit_rows(6, 5)
-  value, gradient = jax.jit(jax.value_and_grad(lambda x, y: losses.alignment(x, y, exponent=exponent)))(x, x)
+  value, gradient = jit(jax.value_and_grad(lambda x, y: losses.alignment(x, y, exponent=exponent)))(x, x)
   assert_equal(value, 0)
   assert_equal(gradient, np.zeros_like(x))
 
@@ -112,7 +113,7 @@ def test_info_nce_is_the_softplus_of_dcl_for_each_anchor_of_two_views():
 def test_the_gradient_of_an_anchors_nt_xent_is_that_of_its_dcl_times_the_coupling():
   z = unit_rows(2, 6, 5)
   both = (losses.nt_xent, losses.decoupled)
-  coupled, decoupled = (jax.jit(jax.grad(lambda z, f=f: f(z, temperature=TAU)[1, 2]))(z) for f in both)
+  coupled, decoupled = (jit(jax.grad(lambda z, f=f: f(z, temperature=TAU)[1, 2]))(z) for f in both)
   coupling = 1 - jnp.exp(-compiled.nt_xent(z, temperature=TAU)[1, 2])  # 1 - the positive's share of the denominator
   assert_equal(coupled, coupling * decoupled)
 
@@ -145,8 +146,8 @@ def test_the_weights_of_dclw_are_constants_of_the_gradient():
     positives = (z[0] * z[1]).sum(-1) / TAU
     return (compiled.decoupled(z, temperature=TAU) + (1 - weights) * positives).sum()
 
-  got = jax.jit(jax.grad(lambda z: losses.decoupled(z, temperature=TAU, sigma=0.5).sum()))(z)
-  assert_equal(got, jax.jit(jax.grad(weighted))(z), 1e-4)
+  got = jit(jax.grad(lambda z: losses.decoupled(z, temperature=TAU, sigma=0.5).sum()))(z)
+  assert_equal(got, jit(jax.grad(weighted))(z), 1e-4)
 
 
 def test_sup_con_with_a_label_for_each_instance_is_nt_xent():
@@ -182,7 +183,7 @@ def of_positive_similarities(loss, z, **options):
     own = jnp.broadcast_to(jnp.diag(jnp.sqrt(shift)), (views, b, b))
     return loss(jnp.concatenate([z, own], -1), temperature=TAU, **options).mean()
 
-  return jax.jit(jax.grad(mean))(jnp.full(b, 0.5))
+  return jit(jax.grad(mean))(jnp.full(b, 0.5))
 
 
 def test_the_gradient_in_the_positive_similarities_of_mv_dhel_knows_no_negatives():
@@ -256,7 +257,7 @@ def test_sigmoid_starts_near_ten():
 
 def test_the_derivative_of_sigmoid_in_its_bias_is_the_surplus_of_predicted_matches():
   x, y = unit_rows(6, 5), unit_rows(6, 5, seed=1)
-  got = jax.jit(jax.grad(lambda b: losses.sigmoid(x, y, bias=b).mean()))(-1.0)
+  got = jit(jax.grad(lambda b: losses.sigmoid(x, y, bias=b).mean()))(-1.0)
   assert_equal(got, (jax.nn.sigmoid(x @ y.T / 0.1 - 1.0) - jnp.eye(6)).sum() / 6)
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import references
+from compiling import jit
 
 from contrastive_jax import losses
 
@@ -118,7 +119,7 @@ def by_loss(case: Case, dtype, fold):
     return weighted(values, jnp), leaves(values)
 
   learnable = {k: jnp.asarray(v, dtype) for k, v in rounded(case).items()}
-  gradient, values = jax.jit(jax.grad(total, has_aux=True))(learnable)
+  gradient, values = jit(jax.grad(total, has_aux=True))(learnable)
   assert all(v.dtype == dtype for v in jax.tree.leaves((values, gradient)))
   return values, gradient
 

@@ -1,0 +1,64 @@
+"""Memory laws: what a loss and its gradient need beside their inputs is bounded, whatever the batch. Nothing is run."""
+
+import functools
+
+import gauntlet
+import jax
+import jax.numpy as jnp
+import pytest
+from gauntlet import average, instance_axis
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from contrastive_jax import losses
+
+BATCH, WIDTH = 16_384, 256
+MOST = 200 * 2**20  # one matrix of logits would take 1 GiB (two sides) or 4 GiB (two views)
+GROWTH = [n for n in ('nt_xent', 'info_nce_both', 'uniformity') if n in losses.PAIRWISE]
+
+
+def like(key: str, value, batch: int, mesh=None):
+  """An argument of the gauntlet's case, as large as asked."""
+  axis, shape = instance_axis(key, value), list(value.shape)
+  if axis is None:
+    return jax.ShapeDtypeStruct((), jnp.float32)
+  shape[axis] = batch
+  if key in ('x', 'y', 'z'):
+    shape[-1] = WIDTH
+  spec = None if mesh is None else NamedSharding(mesh, P(*(None,) * axis, 'data'))
+  return jax.ShapeDtypeStruct(shape, value.dtype, sharding=spec)
+
+
+@functools.cache
+def temporaries(name: str, batch: int, variant: str = 'plain', devices: int = 0) -> int:
+  """Bytes of temporaries of the compiled value and gradient, on one device."""
+  case = gauntlet.case(name, variant)
+  kind = (AxisType.Auto,)
+  mesh = jax.make_mesh((devices,), ('data',), axis_types=kind, devices=jax.devices()[:devices]) if devices else None
+  sides = ({k: like(k, v, batch, mesh) for k, v in side.items()} for side in (case.learnable, case.fixed))
+  fold = losses.ring() if devices else 'auto'
+  function = jax.jit(jax.value_and_grad(gauntlet.scalar(case, average, fold=fold)))
+  return function.lower(*sides).compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize('name', losses.PAIRWISE)
+def test_temporaries_at_batch_16384_are_at_most_200_mib(name):
+  assert temporaries(name, BATCH) <= MOST
+
+
+@pytest.mark.parametrize('name', GROWTH)
+def test_temporaries_do_not_grow_with_the_square_of_the_batch(name):
+  assert temporaries(name, 2 * BATCH) < 3 * temporaries(name, BATCH)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('variant', ['plain', 'rich'])
+@pytest.mark.parametrize('name', losses.PAIRWISE)
+def test_temporaries_with_every_option_are_bounded_and_do_not_grow_with_the_square(name, variant):
+  assert temporaries(name, BATCH, variant) <= MOST * (2 if variant == 'rich' else 1)
+  assert temporaries(name, 2 * BATCH, variant) < 3 * temporaries(name, BATCH, variant)
+
+
+def test_memory_per_device_does_not_rise_when_devices_are_added():
+  few, many = (temporaries('nt_xent', 2048 * devices, 'plain', devices) for devices in (2, 8))
+  assert many < 1.2 * few

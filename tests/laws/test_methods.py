@@ -1,0 +1,186 @@
+"""Laws of every method, by way of every config at `:tiny`. What one law has compiled the next one uses.
+
+By default each config meets one fold on eight devices; `-m slow` runs the whole product.
+"""
+
+import functools
+
+import compiling
+import jax
+import numpy as np
+import optax
+import pytest
+import tiny
+
+from contrastive_jax.engine.checkpoint import Checkpoints
+from contrastive_jax.types import Refusal
+
+STEPS = 20
+FLOAT64 = dict(encoder__dtype='float64', head__dtype='float64', train__steps=str(STEPS), schedule__learning_rate='0.01')
+FOLDS = ('ring', 'chunked')
+# The fold that a config meets by default takes turns, so that every fold is met by some configs.
+TURNS = [(name, FOLDS[i % len(FOLDS)]) for i, name in enumerate(tiny.NAMES)]
+PRODUCT = [(name, fold) for name in tiny.NAMES for fold in ('auto', *FOLDS)]
+OTHERS = [pytest.param(*each, marks=pytest.mark.slow) for each in PRODUCT if each not in TURNS]
+
+every_config = pytest.mark.parametrize('name', tiny.NAMES)
+every_fold = pytest.mark.parametrize(('name', 'fold'), TURNS + OTHERS)
+
+
+def stochastic(name: str) -> dict[str, str]:
+  """Dropout in the encoder, where it has it: what it drops must depend neither on the place nor on the cut."""
+  return {'encoder__dropout': '0.2'} if 'dropout' in tiny.config(name).encoder else {}
+
+
+def trained(of, count: int, state=None, start: int = 0):
+  """The state after steps of the run, and their losses; nothing moves between host and devices unasked."""
+  state, losses = tiny.fresh(of) if state is None else state, []
+  for batch in tiny.batches(of, count, start):
+    with jax.transfer_guard('disallow'):
+      state, metrics = of.step(state, batch)
+    losses.append(metrics['loss'])
+  return state, np.array(jax.device_get(losses))
+
+
+@functools.cache
+def reference(name: str):
+  """Twenty steps in float64 on one device."""
+  with tiny.float64():
+    state, losses = trained(tiny.run(name, **FLOAT64), STEPS)
+    return jax.tree.map(np.asarray, state), losses
+
+
+@functools.cache
+def passage(name: str) -> list[tuple]:
+  """States, batches, outputs and gradients of twenty steps on one device, in float32."""
+  of, of_batch = tiny.run(name, **stochastic(name)), tiny.gradients(name, **stochastic(name))
+
+  @compiling.jit
+  def advance(state, gradients):
+    updates, opt_state = of.optimiser.update(gradients, state.opt_state, state.params)
+    return state._replace(step=state.step + 1, params=optax.apply_updates(state.params, updates), opt_state=opt_state)
+
+  state, found = tiny.fresh(of), []
+  for batch in tiny.batches(of, STEPS):
+    out, gradients = of_batch(state, batch)
+    found.append(jax.device_get((state, batch, out, gradients)))
+    state = advance(state, gradients)
+  return found
+
+
+def assert_equal(got: tuple, want: tuple):
+  """Outputs and gradients, to 1e-5."""
+  (out, gradients), (wanted, of_wanted) = jax.device_get(got), want
+  assert abs(out.loss - wanted.loss) <= 1e-5 * max(1.0, abs(wanted.loss))
+  assert tiny.distance(gradients, of_wanted) < 1e-5
+  assert tiny.distance(out.state, wanted.state) < 1e-5
+
+
+@every_fold
+def test_one_device_equals_eight_in_float64_over_twenty_steps(name, fold):
+  want, losses = reference(name)
+  with tiny.float64():
+    of = tiny.run(name, devices=8, method__fold=fold, **FLOAT64)
+    fresh = tiny.fresh(of)
+    kinds = tiny.kinds(fresh)
+    state, found = trained(of, STEPS, fresh)
+  assert tiny.distance(state, want) < 1e-9
+  np.testing.assert_allclose(found, losses, rtol=1e-9)
+  # One compiled step served them all, and handed back what it was given, where it was.
+  assert of.step._cache_size() == 1
+  assert tiny.kinds(state) == kinds
+  assert int(state.step) == STEPS
+
+
+@every_config
+def test_the_loss_falls(name):
+  _, losses = reference(name)
+  assert np.isfinite(losses).all()
+  assert losses[-5:].mean() < losses[:5].mean()
+
+
+@every_config
+def test_saving_restoring_and_going_on_equals_going_on_bit_for_bit(name, tmp_path):
+  with tiny.float64():
+    of = tiny.run(name, devices=8, method__fold=dict(TURNS)[name], **FLOAT64)
+    state, _ = trained(of, 3)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(3, state)
+    want, losses = trained(of, 4, state, start=3)
+    restored, step = checkpoints.restore(tiny.fresh(of))
+    checkpoints.close()
+    got, again = trained(of, 4, restored, start=step)
+    assert tiny.same_bits(got, want)
+    assert again.tobytes() == losses.tobytes()
+
+
+@every_fold
+def test_one_device_equals_eight_in_float32_from_the_same_parameters(name, fold):
+  options = dict(devices=8, method__fold=fold, **stochastic(name))
+  of, of_batch = tiny.run(name, **options), tiny.gradients(name, **options)
+  for (state, batch, *want), there in zip(passage(name), tiny.batches(of, STEPS), strict=True):
+    np.testing.assert_array_equal(there['index'], batch['index'])
+    assert_equal(of_batch(tiny.place(state, of), there), want)
+
+
+@every_fold
+@pytest.mark.parametrize('devices', [pytest.param(1, marks=pytest.mark.slow), 8])
+def test_cached_equals_plain_in_value_and_gradient(name, fold, devices):
+  of = tiny.run(name, devices=devices, method__fold=fold, **stochastic(name))
+  if not of.method.per_example:
+    pytest.skip('its encoders mix the examples of a batch')
+  of_batch = tiny.cached(of, of.batch_size // 4)
+  for (state, _, *want), batch in zip(passage(name), tiny.batches(of, 2), strict=False):
+    assert_equal(of_batch(tiny.place(state, of), batch), want)
+  assert {k: v._cache_size() for k, v in tiny.pieces(of_batch).items()} == dict(embed=1, of_loss=1, pull_back=1)
+
+
+def test_training_with_microbatches_equals_training_without():
+  with tiny.float64():
+    whole, losses = trained(tiny.run('ssl/simclr', **FLOAT64), 5)
+    pieces, found = trained(tiny.run('ssl/simclr', train__microbatch='8', **FLOAT64), 5)
+  assert tiny.distance(pieces, whole) < 1e-9
+  np.testing.assert_allclose(found, losses, rtol=1e-9)
+
+
+@pytest.mark.parametrize('views', ['digits', 'garments', 'simclr'])
+def test_eight_devices_augment_the_same_examples_alike(views):
+  made = []
+  for devices in (1, 8):
+    of = tiny.run('ssl/mv_dhel', devices=devices, data__views__name=views)
+    batch = compiling.jit(tiny.views(of))(tiny.batches(of, 1, start=3)[0], np.int32(3))
+    made.append({k: v for k, v in jax.device_get(batch).items() if k.startswith(('view_', 'index'))})
+  assert set(made[0]) == {'index', 'view_0', 'view_1', 'view_2', 'view_3'}
+  assert tiny.distance(made[1], made[0]) < 1e-5
+  assert np.abs(made[0]['view_0'] - made[0]['view_1']).mean() > 0.1
+
+
+def test_cached_gradients_refuse_batch_norm_and_sizes_that_do_not_divide():
+  with pytest.raises(Refusal, match="mix the examples of a batch: choose norm='group'"):
+    tiny.run('ssl/simclr', encoder__norm='batch', encoder__widths='(8, 8)', train__microbatch='8')
+  with pytest.raises(Refusal, match='microbatch=12 does not divide among 8 devices'):
+    tiny.run('ssl/simclr', devices=8, train__microbatch='12')
+  with pytest.raises(Refusal, match=r'microbatch=24 does not divide config\.data\.batch_size=32'):
+    tiny.run('ssl/simclr', train__microbatch='24').check()
+  with pytest.raises(Refusal, match=r'config\.train\.microbatch must be at least 1, but it is 0'):
+    tiny.run('ssl/simclr', train__microbatch='0')
+
+
+def test_cached_gradients_of_a_large_batch_need_a_fraction_of_the_memory_of_plain_ones():
+  tiles = "{'name': 'chunked', 'rows': 128, 'cols': 128}"
+  options = dict(encoder__name='convnet', encoder__widths='(16, 32)', data__batch_size='512', method__fold=tiles)
+  of, size = tiny.run('ssl/simclr', **options), 32
+  state, (batch,) = tiny.fresh(of), tiny.batches(of, 1)
+  plain = tiny.gradients('ssl/simclr', **options).lower(state, batch).compile()
+  pieces = tiny.pieces(tiny.cached(of, size))
+  number = jax.device_put(np.int32(0), of.replicated())
+  features = jax.eval_shape(pieces['embed'], state, batch, number)
+  whole = jax.tree.map(lambda x: jax.ShapeDtypeStruct((of.batch_size, *x.shape[1:]), x.dtype), features)
+  arguments = dict(
+    embed=(state, batch, number),
+    of_loss=(state, batch, [features] * (of.batch_size // size)),
+    pull_back=(state, batch, whole, state.params, number),
+  )
+  compiled = {name: pieces[name].lower(*arguments[name]).compile() for name in pieces}
+  needed = {name: each.memory_analysis().temp_size_in_bytes for name, each in compiled.items()}
+  assert max(needed.values()) * 4 < plain.memory_analysis().temp_size_in_bytes, needed

@@ -1,0 +1,124 @@
+"""Every config as a tiny run, for laws of whatever method; a new config is covered without writing a test."""
+
+import contextlib
+import functools
+import inspect
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+from unittest import mock
+
+import compiling
+import jax
+import numpy as np
+
+from contrastive_jax.data.pipeline import Batches
+from contrastive_jax.data.views import expand
+from contrastive_jax.engine import gradient, resolve, setup
+from contrastive_jax.engine.state import TrainState, batch_sharding
+
+ROOT = pathlib.Path(__file__).parents[2]
+FILES = sorted(path for path in (ROOT / 'configs').rglob('*.py') if 'def get_config(' in path.read_text())
+NAMES = [path.relative_to(ROOT / 'configs').with_suffix('').as_posix() for path in FILES]
+
+
+def config(name: str, **overrides):
+  """A config at `:tiny`, completed; overrides are texts with '__' for '.'."""
+  path = ROOT / 'configs' / f'{name}.py'
+  return resolve.load(f'{path}:tiny', {key.replace('__', '.'): value for key, value in overrides.items()})
+
+
+@functools.cache
+def run(name: str, *, devices: int = 1, **overrides: str) -> setup.Run:
+  """The run of a config at `:tiny`, with the views that compile fastest; kept, for what its functions have compiled."""
+  overrides = dict(data__views__name='weak') | overrides
+  with quickly():
+    of = setup.build(config(name, train__devices=str(devices), **overrides))
+  return of
+
+
+@contextlib.contextmanager
+def quickly():
+  """What the engine hands to `jax.jit` in here compiles fast and runs slowly."""
+  with mock.patch.object(jax, 'jit', compiling.jit):
+    yield
+
+
+def fresh(of: setup.Run) -> TrainState:
+  """The state before the first step."""
+  with quickly():
+    return of.fresh()
+
+
+@contextlib.contextmanager
+def float64():
+  """Everything in float64, in threads too (`jax.enable_x64` would hold for this one alone)."""
+  jax.config.update('jax_enable_x64', True)
+  try:
+    yield
+  finally:
+    jax.config.update('jax_enable_x64', False)
+
+
+def batches(of: setup.Run, count: int, start: int = 0) -> list[dict[str, jax.Array]]:
+  """The first raw batches of a run, as its loop reads them."""
+  put = functools.partial(jax.device_put, device=batch_sharding(of.mesh))
+  options = dict(seed=of.seed, batch_size=of.batch_size, start=start, stop=start + count, put=put)
+  return [batch for _, batch in Batches(of.sources['train'], **options)]
+
+
+@functools.cache
+def gradients(name: str, **options) -> Callable:
+  """Compiled `(train_state, raw) -> (Output, gradients)`, of one differentiated function."""
+  of = run(name, **options)
+  return compiling.jit(gradient.plain(of.method, views(of), seed=of.seed))
+
+
+def cached(of: setup.Run, microbatch: int) -> Callable:
+  """`(train_state, raw) -> (Output, gradients)` of micro-batches."""
+  with quickly():
+    return gradient.cached(of.method, views(of), seed=of.seed, microbatch=microbatch, mesh=of.mesh)
+
+
+def pieces(cached_gradients: Callable) -> dict[str, Any]:
+  """The compiled functions that a cached gradient is made of, by name."""
+  found = inspect.getclosurevars(cached_gradients).nonlocals
+  return {k: v for k, v in found.items() if hasattr(v, 'lower')}
+
+
+def views(of: setup.Run) -> Callable:
+  """`(raw, step) -> batch` with the run's augmentations."""
+  return lambda batch, step: expand(batch, of.views, num_views=of.info.num_views, seed=of.seed, step=step)
+
+
+def place(train_state: TrainState, of: setup.Run) -> TrainState:
+  """A copy of the state, whole on every device of another run."""
+  return jax.tree.map(lambda x: jax.device_put(np.asarray(x), of.replicated()), train_state)
+
+
+def distance(got, want) -> float:
+  """The largest difference of two trees, relative to the largest entry of each array."""
+  assert jax.tree.structure(got) == jax.tree.structure(want)
+  pairs = zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True)
+  return max(
+    (_apart(np.asarray(g, np.float64), np.asarray(w, np.float64)) for g, w in pairs if np.size(w)), default=0.0
+  )
+
+
+def _apart(g: np.ndarray, w: np.ndarray) -> float:
+  assert g.shape == w.shape
+  assert np.isfinite(g).all()
+  return float(np.abs(g - w).max() / max(np.abs(w).max(), 1e-3))
+
+
+def same_bits(got, want) -> bool:
+  """Whether two trees have the same structure, types and bits."""
+  assert jax.tree.structure(got) == jax.tree.structure(want)
+  pairs = zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True)
+  return all(g.dtype == w.dtype and np.asarray(g).tobytes() == np.asarray(w).tobytes() for g, w in pairs)
+
+
+def kinds(tree) -> Mapping[str, tuple]:
+  """Shape, dtype and sharding of every leaf by its path."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {jax.tree_util.keystr(path): (x.shape, x.dtype, x.sharding.spec) for path, x in leaves}
