@@ -103,8 +103,10 @@ def _fill(path: str, section, parameters: Parameters, texts: Mapping[str, str], 
       raise Refusal(f"config.{path} needs '{key}': --config.{path}.{key}=VALUE")
     else:
       value = parameter.default
-    with section.ignore_type():
-      section[key] = values.checked(dotted + key, value, parameter)
+    value = values.checked(dotted + key, value, parameter)
+    if key in section:  # assigning would cast the value to the type of the old one
+      del section[key]
+    section[key] = value
 
 
 def _taken(overrides: dict[str, str], path: str) -> dict[str, str]:

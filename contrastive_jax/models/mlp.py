@@ -45,7 +45,7 @@ def build(
   *, widths: tuple[int | None, ...], norm: str, norm_last: bool, bias_last: bool, dropout: float, dtype: str
 ) -> Encoder:
   """The Encoder of an Mlp, its options checked; None among the widths stands for the width of the input."""
-  options.sizes(widths=[1 if width is None else width for width in widths])
+  options.sizes(widths=tuple(1 if width is None else width for width in widths))
   options.choice('norm', norm, norms.NORMS)
   options.rates(dropout=dropout)
   if norm_last and norm == 'none':

@@ -192,13 +192,14 @@ def topk(k: int) -> Monoid:
 
   def pull(values, keep, axis, where, state, cotangent, bound):
     weights = (cotangent[0][:, :, None] * (state[1][:, :, None] == where[None, None, :])).sum(1)
-    return weights if axis == 1 else weights.T
+    # An instance that pads a tile has the position of the one that it repeats.
+    return _select(keep, weights if axis == 1 else weights.T, 0)
 
   def merge(a, b):
     # Tiles and visitors come in any order: among equal values the first position wins whatever the fold. Sorting is
     # slow and rarely needed (never when tiles come in order), so it waits for equal values in the wrong order.
     values, positions = (jnp.concatenate(pair, 1) for pair in zip(a, b, strict=True))
-    found, at = jax.lax.top_k(values, k + 1)
+    found, at = jax.lax.top_k(values, 2 * k)
     where = jnp.take_along_axis(positions, at, axis=1)
     equal = (found[:, 1:] == found[:, :-1]) & ~jnp.isneginf(found[:, 1:])
     wrong = (equal & (where[:, 1:] < where[:, :-1])).any()

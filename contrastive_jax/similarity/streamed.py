@@ -92,8 +92,8 @@ def _tile_sizes(operands, limits: tuple[int, int]) -> list[int]:
   return [tiles.tile_size(o.z.shape[0], limit) for o, limit in zip(operands, sides, strict=True)]
 
 
-def _tiled_all(trees, sizes):
-  return tuple(tiles.tiled(tree, size) for tree, size in zip(trees, sizes, strict=True))
+def _tiled_all(trees, sizes, mode='edge'):
+  return tuple(tiles.tiled(tree, size, mode) for tree, size in zip(trees, sizes, strict=True))
 
 
 def _untiled_all(trees, operands):
@@ -121,7 +121,7 @@ def _here_backward(plan, limits, operands, constants, states, cotangents):
   tiled = tuple(tiles.tiled_operand(o, s) for o, s in zip(operands, sizes, strict=True))
   zeros = _like(_zeros(tiled, constants), operands[0])
   of_operands, of_constants = tiles.backward(
-    plan, tiled, constants, _tiled_all(states, sizes), _tiled_all(cotangents, sizes), zeros
+    plan, tiled, constants, _tiled_all(states, sizes), _tiled_all(cotangents, sizes, 'constant'), zeros
   )
   of_operands = tuple(o._replace(real=None) for o in of_operands)
   return _untiled_all(of_operands, operands), of_constants
@@ -208,7 +208,7 @@ def _ring_backward(plan, limits, axis, operands, constants, states, cotangents):
   plan, operands, constants, states, cotangents = _two_sided(plan, operands, constants, states, cotangents)
   sizes = _tile_sizes(operands, limits)
   rows, cols = (tiles.tiled_operand(o, s) for o, s in zip(operands, sizes, strict=True))
-  states, cotangents = _tiled_all(states, sizes), _tiled_all(cotangents, sizes)
+  states, cotangents = _tiled_all(states, sizes), _tiled_all(cotangents, sizes, 'constant')
   (of_rows, of_cols), of_constants = _like(_zeros((rows, cols), constants), operands[0])
 
   def turn(_, carry):

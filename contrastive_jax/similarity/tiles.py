@@ -54,9 +54,13 @@ def combine(inexact, rest):
   return jax.tree.map(lambda a, b: b if a is None else a, inexact, rest, is_leaf=lambda x: x is None)
 
 
-def pad(tree, n: int):
-  """Pads every leaf's leading axis to n with zeros."""
-  return jax.tree.map(lambda x: jnp.pad(x, ((0, n - x.shape[0]),) + ((0, 0),) * (x.ndim - 1)), tree)
+def pad(tree, n: int, mode: str = 'edge'):
+  """Pads every leaf's leading axis to n, with its last instance ('edge') or with zeros ('constant').
+
+  Terms are evaluated on the instances that pad a tile, and what they give is left out. The last instance's own values
+  can be put into any term; zeros could not, where it divides by a temperature.
+  """
+  return jax.tree.map(lambda x: jnp.pad(x, ((0, n - x.shape[0]),) + ((0, 0),) * (x.ndim - 1), mode), tree)
 
 
 def pad_operand(operand: Operand, n: int) -> Operand:
@@ -65,15 +69,15 @@ def pad_operand(operand: Operand, n: int) -> Operand:
   if size == n:
     return operand
   real = jnp.ones(size, bool) if operand.real is None else operand.real
-  return pad(operand._replace(real=real), n)
+  return pad(operand._replace(real=None), n)._replace(real=pad(real, n, 'constant'))
 
 
-def tiled(tree, size: int):
-  """Reshapes every leaf's leading axis n to (tiles, size), padding the last tile."""
+def tiled(tree, size: int, mode: str = 'edge'):
+  """Reshapes every leaf's leading axis n to (tiles, size), padding the last tile as `pad` does."""
 
   def one(x):
     count = -(-x.shape[0] // size)
-    return pad(x, count * size).reshape(count, size, *x.shape[1:])
+    return pad(x, count * size, mode).reshape(count, size, *x.shape[1:])
 
   return jax.tree.map(one, tree)
 

@@ -82,7 +82,7 @@ def test_an_override_is_read_as_the_type_that_the_signature_names(key, text, val
     # Sections and values.
     ({'method': 'pair'}, "'config.method' is a section: set one of its keys, config.method.KEY=VALUE"),
     ({'data__source': 'digits'}, "'config.data.source' is a section"),
-    ({'evals__knn': 'None'}, "unknown key 'config.evals.knn'"),
+    ({'evals__knn': 'None'}, "'config.evals' is no section whose keys can be set one by one"),
     ({'seed__x': '1'}, "'config.seed' is no section"),
     ({'method__temperature__x': '1'}, "'config.method.temperature' is no section"),
     # Names.

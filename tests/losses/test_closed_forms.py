@@ -144,7 +144,7 @@ def test_the_weights_of_dclw_are_constants_of_the_gradient():
 
   def weighted(z):
     positives = (z[0] * z[1]).sum(-1) / TAU
-    return (compiled.decoupled(z, temperature=TAU) + (1 - weights) * positives).sum()
+    return (losses.decoupled(z, temperature=TAU) + (1 - weights) * positives).sum()
 
   got = jit(jax.grad(lambda z: losses.decoupled(z, temperature=TAU, sigma=0.5).sum()))(z)
   assert_equal(got, jit(jax.grad(weighted))(z), 1e-4)
@@ -188,7 +188,7 @@ def of_positive_similarities(loss, z, **options):
 
 def test_the_gradient_in_the_positive_similarities_of_mv_dhel_knows_no_negatives():
   z = unit_rows(3, 4, 5)
-  assert_equal(of_positive_similarities(compiled.mv_dhel, z), np.full(4, -1 / (4 * TAU)))
+  assert_equal(of_positive_similarities(losses.mv_dhel, z), np.full(4, -1 / (4 * TAU)))
 
 
 @pytest.mark.parametrize('same', [True, False])
@@ -196,7 +196,7 @@ def test_the_gradient_in_the_positive_similarities_of_mv_info_nce_is_coupled(sam
   z = unit_rows(3, 4, 5)
   own = jnp.broadcast_to(jnp.sqrt(0.5) * jnp.eye(4), (3, 4, 4))
   values = compiled.mv_info_nce(jnp.concatenate([z, own], -1), temperature=TAU, include_same_view=same)
-  got = of_positive_similarities(compiled.mv_info_nce, z, include_same_view=same)
+  got = of_positive_similarities(losses.mv_info_nce, z, include_same_view=same)
   assert_equal(got, -(1 - jnp.exp(-values)) / (4 * TAU))  # exp(-value) is the positives' share
 
 

@@ -142,7 +142,7 @@ def test_a_named_fold_is_kept_whatever_the_size():
   assert resolve(sim.Local(3, 4), 2, mesh_of(8)) == folds.Place('chunked', (3, 4))
 
 
-@pytest.mark.parametrize('fold', ['chunked', 'Auto', None, 3, sim.Chunked, (3, 4)])
+@pytest.mark.parametrize('fold', ['chunk', 'Auto', None, 3, sim.Chunked, (3, 4)])
 def test_what_is_no_fold_is_refused_with_the_folds_there_are(fold):
   with pytest.raises(
     Refusal, match=r"unknown fold.*'auto', dense\(\), chunked\(rows, cols\), ring\(axis\) or local\(\)"
