@@ -34,8 +34,8 @@ def make(
     metrics = out.metrics | {
       'loss': out.loss,
       'lr': schedule(train_state.step),
-      'grad_norm': optax.global_norm(gradients),
-      'param_norm': optax.global_norm(params),
+      'grad_norm': optax.tree.norm(gradients),
+      'param_norm': optax.tree.norm(params),
     }
     return TrainState(train_state.step + 1, params, opt_state, state), metrics
 
