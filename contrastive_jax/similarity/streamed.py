@@ -181,51 +181,130 @@ def _gathered_backward(plan, limits, axis, operands, constants, states, cotangen
 # --- many devices: columns travelling ---
 
 
-def _rotate(tree, axis: Axis):
+def _shift(tree, axis: Axis, by: int = 1):
+  """Sends everything `by` devices on around the axis."""
   count = jax.lax.axis_size(axis)
-  return jax.tree.map(lambda x: jax.lax.ppermute(x, axis, [(i, (i + 1) % count) for i in range(count)]), tree)
+  return jax.tree.map(lambda x: jax.lax.ppermute(x, axis, [(i, (i + by) % count) for i in range(count)]), tree)
+
+
+def _add(tree, other):
+  return jax.tree.map(jnp.add, tree, other)
 
 
 def _ring_forward(plan, limits, axis, operands, constants):
-  original = operands
-  plan, operands, constants = _two_sided(plan, operands, constants)
+  if len(operands) == 1:
+    return _half_ring_forward(plan, limits, axis, operands, constants)
   sizes = _tile_sizes(operands, limits)
   rows, visitors = (tiles.tiled_operand(o, s) for o, s in zip(operands, sizes, strict=True))
 
   def turn(_, carry):
     of_rows, visitors, of_visitors = carry
+    following = _shift(visitors, axis)  # hides behind the tiles, which do not wait for it
     of_rows, of_visitors = tiles.forward(plan, (rows, visitors), constants, (of_rows, of_visitors))
-    return of_rows, *_rotate((visitors, of_visitors), axis)
+    return of_rows, following, _shift(of_visitors, axis)
 
   of_rows, of_cols = _tiled_all(_empty(plan, operands), sizes)
   # After as many turns as devices the visitors are home again, with their statistics.
   of_rows, _, of_cols = jax.lax.fori_loop(0, jax.lax.axis_size(axis), turn, (of_rows, visitors, of_cols))
-  return _untiled_all((of_rows, of_cols), operands)[: len(original)]
+  return _untiled_all((of_rows, of_cols), operands)
 
 
 def _ring_backward(plan, limits, axis, operands, constants, states, cotangents):
-  original = operands
-  plan, operands, constants, states, cotangents = _two_sided(plan, operands, constants, states, cotangents)
+  if len(operands) == 1:
+    return _half_ring_backward(plan, limits, axis, operands, constants, states, cotangents)
   sizes = _tile_sizes(operands, limits)
   rows, cols = (tiles.tiled_operand(o, s) for o, s in zip(operands, sizes, strict=True))
   states, cotangents = _tiled_all(states, sizes), _tiled_all(cotangents, sizes, 'constant')
-  (of_rows, of_cols), of_constants = _like(_zeros((rows, cols), constants), operands[0])
+  (of_rows, none), of_constants = _like(_zeros((rows, cols), constants), operands[0])
 
   def turn(_, carry):
-    of_rows, of_constants, (visitors, state, cotangent, of_visitors) = carry
-    (of_rows, of_visitors), of_constants = tiles.backward(
+    of_rows, of_constants, visiting, late = carry
+    visitors, state, cotangent = visiting
+    # What travels is a turn behind what is made, so that neither waits for the other.
+    following, arrived = _shift(visiting, axis), _shift(late, axis)
+    (of_rows, made), of_constants = tiles.backward(
       plan,
       (rows, visitors),
       constants,
       (states[0], state),
       (cotangents[0], cotangent),
-      ((of_rows, of_visitors), of_constants),
+      ((of_rows, none), of_constants),
     )
-    return of_rows, of_constants, _rotate((visitors, state, cotangent, of_visitors), axis)
+    return of_rows, of_constants, following, _add(arrived, made)
 
-  start = (of_rows, of_constants, (cols, states[1], cotangents[1], of_cols))
-  of_rows, of_constants, (_, _, _, of_cols) = jax.lax.fori_loop(0, jax.lax.axis_size(axis), turn, start)
-  return _one_sided(original, _untiled_all((of_rows, of_cols), operands), of_constants)
+  start = (of_rows, of_constants, (cols, states[1], cotangents[1]), none)
+  of_rows, of_constants, _, late = jax.lax.fori_loop(0, jax.lax.axis_size(axis), turn, start)
+  return _untiled_all((of_rows, _shift(late, axis)), operands), of_constants
+
+
+# --- the rows are the columns: half a ring ---
+#
+# Each device makes its own triangle. Then the others' rows visit until every two devices have met: one of the two makes
+# the tiles between them, for both. Of an even number of devices those opposite each other meet on both.
+
+
+def _facing_itself(plan: Plan, constants):
+  """The plan between two devices, whose rows are both anchors."""
+  return plan._replace(terms=(plan.terms[0], plan.terms[0])), (constants[0], constants[0])
+
+
+def _half_ring_forward(plan, limits, axis, operands, constants):
+  count = jax.lax.axis_size(axis)
+  meetings = (count - 1) // 2
+  sizes = _tile_sizes(operands, limits)
+  rows = tiles.tiled_operand(operands[0], sizes[0])
+  (none,) = _tiled_all(_empty(plan, operands), sizes)
+  visitors = _shift(rows, axis)
+  (of_rows,) = tiles.forward(plan, (rows,), constants, (none,))
+  between, twice = _facing_itself(plan, constants)
+
+  def turn(_, carry):
+    of_rows, visitors, of_visitors = carry
+    following = _shift(visitors, axis)
+    arrived = _shift(of_visitors, axis)
+    of_rows, of_visitors = tiles.forward(between, (rows, visitors), twice, (of_rows, arrived))
+    return of_rows, following, of_visitors
+
+  of_rows, visitors, of_visitors = jax.lax.fori_loop(0, meetings, turn, (of_rows, visitors, none))
+  if count % 2 == 0:
+    alone = plan._replace(terms=(plan.terms[0], ()))
+    of_rows, _ = tiles.forward(alone, (rows, visitors), (constants[0], []), (of_rows, ()))
+  merges = [jax.vmap(term.monoid.merge) for term in plan.terms[0]]  # over tiles
+  home = _shift(of_visitors, axis, -meetings)
+  of_rows = tuple(merge(a, b) for merge, a, b in zip(merges, of_rows, home, strict=True))
+  return _untiled_all((of_rows,), operands)
+
+
+def _half_ring_backward(plan, limits, axis, operands, constants, states, cotangents):
+  count = jax.lax.axis_size(axis)
+  meetings = (count - 1) // 2
+  sizes = _tile_sizes(operands, limits)
+  rows = tiles.tiled_operand(operands[0], sizes[0])
+  (state,), (cotangent,) = _tiled_all(states, sizes), _tiled_all(cotangents, sizes, 'constant')
+  (none,), nothing = _like(_zeros((rows,), constants), operands[0])
+  visiting = _shift((rows, state, cotangent), axis)
+  (of_rows,), of_constants = tiles.backward(plan, (rows,), constants, (state,), (cotangent,), ((none,), nothing))
+  between, twice = _facing_itself(plan, constants)
+
+  def meet(of_rows, visiting):
+    visitors, theirs, wanted = visiting
+    pair = (state, theirs), (cotangent, wanted)
+    (of_rows, made), parts = tiles.backward(between, (rows, visitors), twice, *pair, ((of_rows, none), nothing * 2))
+    return of_rows, made, parts
+
+  def turn(_, carry):
+    of_rows, of_constants, visiting, late = carry
+    following, arrived = _shift(visiting, axis), _shift(late, axis)
+    of_rows, made, (as_rows, as_visitors) = meet(of_rows, visiting)
+    return of_rows, _add(of_constants, (_add(as_rows, as_visitors),)), following, _add(arrived, made)
+
+  start = (of_rows, of_constants, visiting, none)
+  of_rows, of_constants, visiting, late = jax.lax.fori_loop(0, meetings, turn, start)
+  if count % 2 == 0:  # either device keeps the gradients of its own rows, and the constants' as anchors
+    of_rows, _, (as_rows, _) = meet(of_rows, visiting)
+    of_constants = _add(of_constants, (as_rows,))
+  of_rows = _add(of_rows, _shift(late, axis, -meetings))
+  return _untiled_all((of_rows,), operands), of_constants
 
 
 _PASSES = {'chunked': (_gathered_forward, _gathered_backward), 'ring': (_ring_forward, _ring_backward)}

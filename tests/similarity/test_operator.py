@@ -114,6 +114,23 @@ def test_every_pair_is_counted_once(fold):
   assert (of_same == N - 1).all()
 
 
+@pytest.mark.parametrize('devices', [2, 3, 4, 5, 8])
+def test_every_two_devices_of_half_a_ring_meet_once(devices):
+  """Odd and even numbers of devices, uneven last shards: statistics, closures and entries as on one device."""
+  mesh = jax.make_mesh((devices,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+
+  def folded(fold, x, tau, scale):
+    terms = [sim.logsumexp(lambda pair: pair.dot * scale / pair.anchor['tau'] - pair.other['tau']), sim.top(3)]
+    count = sim.total(lambda pair: jnp.ones_like(pair.dot))
+    return sim.Similarity({'z': x, 'tau': tau}, fold=fold).reduce([*terms, count])[0]
+
+  arguments = rows(N), np.linspace(0.5, 2, N, dtype=np.float32), np.float32(0.7)
+  ring = sim.Ring(mesh=mesh, rows=2, cols=2)
+  got = value_and_gradient(functools.partial(folded, ring), *arguments)
+  assert_equal(got, value_and_gradient(functools.partial(folded, sim.Dense()), *arguments))
+  assert (got[0][-1] == N - 1).all()
+
+
 @in_every_fold
 def test_what_a_term_closes_over_gets_gradients(fold):
   x, y = rows(N), rows(M, 1)
