@@ -11,7 +11,7 @@ _PROFILE = flags.DEFINE_bool('profile', False, 'Write a profile of a few steps t
 
 def main(config, workdir: str):
   """Trains, or continues, the config's run in `workdir`."""
-  from contrastive_jax.engine import loop, setup
+  from contrastive_jax.engine import loop, processes, setup
   from contrastive_jax.engine.warmstart import warm_start
   from contrastive_jax.engine.workdir import CONFIG, enter
 
@@ -20,6 +20,8 @@ def main(config, workdir: str):
   if run.options.init_from and not pathlib.Path(workdir, CONFIG).exists():
     warm_start(run.fresh(), run.options.init_from, run.options.init_skip)  # what it refuses, it refuses here
   scores = loop.fit(run, enter(workdir, config), profile=_PROFILE.value)
+  if not processes.first():
+    return
   for name, value in sorted(scores.items()):
     print(f'{name:32s} {value:.4f}')
 

@@ -26,9 +26,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from contrastive_jax.engine import processes
 from contrastive_jax.types import Refusal
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Checkpoints:
       )
     leaves = _named_leaves(state)
     partial = self._path(step, PARTIAL)
-    if jax.process_index() == 0:
+    if processes.first():
       _delete(partial)
       partial.mkdir(parents=True)
       described = {name: [list(np.shape(leaf)), str(_dtype(leaf))] for name, leaf in leaves.items()}
@@ -133,8 +133,7 @@ class Checkpoints:
         pending.result()
       finally:
         # Process 0 commits for all, so the others must not look at the directory before it has.
-        if jax.process_count() > 1:
-          multihost_utils.sync_global_devices('checkpoint committed')
+        processes.wait('checkpoint committed')
 
   def close(self) -> None:
     """Waits for the last save and ends the background thread."""
@@ -148,7 +147,7 @@ class Checkpoints:
 
   def _commit(self, step: int, response: ocp.AsyncResponse) -> None:
     response.result()
-    if jax.process_index() == 0:
+    if processes.first():
       partial, final = self._path(step, PARTIAL), self._path(step)
       files = sorted(file for file in partial.rglob('*') if file.is_file())
       sums = {file.relative_to(partial).as_posix(): [_digest(file), file.stat().st_size] for file in files}
@@ -285,7 +284,7 @@ def _load(path: pathlib.Path, like: Any, *, whole: bool) -> Any:
     value = loaded.get(name)
     if value is None:
       empty = np.zeros(target.shape, target.dtype)
-      value = empty if isinstance(target, np.ndarray) else jax.device_put(empty, target.sharding)
+      value = empty if isinstance(target, np.ndarray) else processes.put(empty, target.sharding)
     leaves.append(value.item() if isinstance(leaf, (bool, int, float)) else value)
   return jax.tree.unflatten(jax.tree.structure(like), leaves)
 

@@ -1,5 +1,6 @@
 """The command line of every entry point: --config, overrides --config.KEY=VALUE, --workdir; refusals in one line."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ from contrastive_jax.types import Refusal
 
 _CONFIG = flags.DEFINE_string('config', None, 'Config file, FILE.py or FILE.py:VARIANT.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the run.')
+_DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'Join the other processes of the run (docs/devices.md).')
 
 
 def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -33,7 +35,8 @@ def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
 def run(main: Callable, *, config_from_workdir: bool = False):
   """Runs `main(config, workdir)`.
 
-  A Refusal ends with its message, in one line, and exit code 2; a loss that is no number with exit code 1.
+  A Refusal ends with its message, in one line, and exit code 2; a loss that is no number, or the loss of another
+  process of the run, with exit code 1.
 
   Args:
     config_from_workdir: --config may be left out: the config is that of the run in --workdir.
@@ -48,7 +51,9 @@ def run(main: Callable, *, config_from_workdir: bool = False):
     return flags.FLAGS(rest)
 
   def start(argv):
-    from contrastive_jax.engine import resolve
+    import jax
+
+    from contrastive_jax.engine import processes, resolve
     from contrastive_jax.engine.reporter import NonFinite
 
     try:
@@ -58,12 +63,18 @@ def run(main: Callable, *, config_from_workdir: bool = False):
         raise Refusal('--workdir is needed: the directory of the run')
       if _CONFIG.value is None and not config_from_workdir:
         raise Refusal('--config is needed: a config file, such as configs/ssl/simclr.py')
+      if _DISTRIBUTED.value:
+        processes.start()
       config = resolve.load(_CONFIG.value or _WORKDIR.value, overrides)
       main(config, _WORKDIR.value)
     except Refusal as refusal:
       _exit(refusal, 2)
     except NonFinite as problem:
       _exit(problem, 1)
+    except jax.errors.JaxRuntimeError as problem:
+      if jax.process_count() == 1:
+        raise
+      _exit(RuntimeError(f'another process of the run was lost; start all again to continue ({problem})'), 1)
 
   try:
     app.run(start, flags_parser=parse)
@@ -74,5 +85,7 @@ def run(main: Callable, *, config_from_workdir: bool = False):
 
 
 def _exit(problem: Exception, code: int):
-  print('error: ' + ' '.join(str(problem).split()), file=sys.stderr)
+  print('error: ' + ' '.join(str(problem).split()), file=sys.stderr, flush=True)
+  if _DISTRIBUTED.value:
+    os._exit(code)  # leaving in order would wait for the others, who may be gone
   sys.exit(code)

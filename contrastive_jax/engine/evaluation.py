@@ -5,11 +5,14 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from contrastive_jax import losses
 from contrastive_jax.data.pipeline import sweep
 from contrastive_jax.data.sources import Source
 from contrastive_jax.data.views import Views
+from contrastive_jax.engine import processes
 from contrastive_jax.engine.state import batch_sharding
 from contrastive_jax.evals.evaluator import Evaluator
 from contrastive_jax.types import Embedded, Params, Refusal, State
@@ -53,13 +56,14 @@ class Embedder:
     parts: list[dict[str, np.ndarray]] = []
     sharding = batch_sharding(self._mesh)
     for batch in sweep(self._sources[split], batch_size=self._batch_size):
-      image = jax.device_put(batch['image'], sharding)
+      image = processes.put(batch['image'], sharding)
       if view is None:
         out = self._plain(params, state, image)
       else:
-        index, view_ = jax.device_put(batch['index'], sharding), jax.device_put(np.int32(view))
+        index = processes.put(batch['index'], sharding)
+        view_ = processes.put(np.int32(view), NamedSharding(self._mesh, P()))
         out = self._augmented(params, state, image, index, view_)
-      kept = {k: np.asarray(v)[batch['mask']] for k, v in jax.device_get(out).items()}
+      kept = {k: np.asarray(v)[batch['mask']] for k, v in processes.fetch(out).items()}
       absent = np.full(len(batch['index']), -1, np.int32)
       parts.append(kept | {k: np.asarray(batch.get(k, absent))[batch['mask']] for k in ('label', 'index')})
     return Embedded(*(np.concatenate([p[k] for p in parts]) for k in Embedded._fields))

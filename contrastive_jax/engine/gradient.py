@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from contrastive_jax.engine import processes
 from contrastive_jax.engine.state import AXIS, TrainState
 from contrastive_jax.methods.base import Method, Output
 from contrastive_jax.types import Refusal
@@ -132,7 +133,7 @@ def cached(method: Method, expand: Callable, *, seed: int, microbatch: int, mesh
     size = raw['index'].shape[0]
     if size % microbatch:
       raise Refusal(f'config.train.microbatch={microbatch} does not divide config.data.batch_size={size}')
-    numbers = [jax.device_put(np.int32(m), NamedSharding(mesh, P())) for m in range(size // microbatch)]
+    numbers = [processes.put(np.int32(m), NamedSharding(mesh, P())) for m in range(size // microbatch)]
     pieces = [embed(train_state, raw, m) for m in numbers]
     out, of_params, of_features = of_loss(train_state, raw, pieces)
     for m in numbers:

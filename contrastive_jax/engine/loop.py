@@ -6,9 +6,10 @@ import signal
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from contrastive_jax.data.pipeline import Batches, sweep
-from contrastive_jax.engine import evaluation, workdir
+from contrastive_jax.engine import evaluation, processes, workdir
 from contrastive_jax.engine.checkpoint import Checkpoints
 from contrastive_jax.engine.gradient import step_keys
 from contrastive_jax.engine.reporter import Reporter
@@ -42,7 +43,8 @@ def fit(run: Run, path: pathlib.Path, *, profile: bool = False) -> dict[str, flo
     batch_size=run.batch_size,
     start=start,
     stop=total,
-    put=lambda batch: jax.device_put(batch, batch_sharding(run.mesh)),
+    put=lambda batch: processes.put_part(batch, batch_sharding(run.mesh)),
+    part=processes.part(batch_sharding(run.mesh), run.batch_size),
   )
   reporter = Reporter(
     path,
@@ -63,7 +65,7 @@ def fit(run: Run, path: pathlib.Path, *, profile: bool = False) -> dict[str, flo
     before_step = stack.enter_context(_profiled(path, start, total)) if profile else lambda step: None
     state, scores = _train(run, path, state, batches, checkpoints, reporter, stopping, before_step)
     checkpoints.wait()
-    if stopping() and int(state.step) < total:
+    if int(state.step) < total:
       reporter.message(f'stopped by SIGTERM at step {int(state.step)}, which is saved; the same command continues')
       raise SystemExit(0)
   return _finish(run, path, state, scores)
@@ -84,7 +86,7 @@ def _train(run: Run, path, state, batches, checkpoints, reporter, stopping, befo
     if pending is not None:
       reporter.step(*pending)
     pending = done, metrics
-    last, evaluates = done == total or stopping(), done % eval_every == 0 or done == total
+    last, evaluates = done == total or stopping(done), done % eval_every == 0 or done == total
     # What is evaluated is saved too, or the best could not be kept.
     saves = last or done % checkpoint_every == 0 or (evaluates and run.options.keep_best > 0)
     if evaluates or saves:
@@ -137,17 +139,21 @@ def _finish(run: Run, path: pathlib.Path, state: TrainState, scores: dict[str, f
     batches = sweep(run.sources['test'], batch_size=min(1024, run.sources['test'].num_examples))
     images = np.concatenate([b['image'][b['mask']] for b in batches])
     workdir.write_embeddings(path, embed('test'), images)
-    print(f'report: {report.build(path)}', flush=True)
+    if processes.first():
+      print(f'report: {report.build(path)}', flush=True)
   return scores
 
 
 @contextlib.contextmanager
 def _sigterm():
-  """Yields a function that says whether SIGTERM came."""
+  """Yields a function that says, after a step, whether SIGTERM came; all processes hear it after the same step."""
+  if jax.process_count() > 1:
+    yield multihost_utils.reached_preemption_sync_point
+    return
   came: list[bool] = []
   before = signal.signal(signal.SIGTERM, lambda *_: came.append(True))
   try:
-    yield lambda: bool(came)
+    yield lambda step: bool(came)
   finally:
     signal.signal(signal.SIGTERM, before)
 

@@ -178,6 +178,21 @@ class Progress:
       self._bar.stop()
 
 
+class Nowhere:
+  """In place of a Writer or a Progress, on processes that write nothing."""
+
+  def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+    """Nothing."""
+
+  update = write
+
+  def message(self, text: str) -> None:
+    """Nothing."""
+
+  def close(self) -> None:
+    """Nothing."""
+
+
 def _line(step: int, total: int, rate: float | None, metrics: Mapping[str, Any]) -> str:
   parts = [f'step {step}/{total}', f'{100 * step // max(total, 1)}%']
   if 'loss' in metrics:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 
 import jax
 
-from contrastive_jax.engine.metrics import Progress, Writer
+from contrastive_jax.engine import processes
+from contrastive_jax.engine.metrics import Nowhere, Progress, Writer
 
 
 class NonFinite(RuntimeError):
@@ -15,7 +16,7 @@ class NonFinite(RuntimeError):
 
 
 class Reporter:
-  """Writes the metrics of steps and the scores of evaluations.
+  """Writes the metrics of steps and the scores of evaluations; of several processes only the first does.
 
   Args:
     path: workdir of the run.
@@ -40,7 +41,10 @@ class Reporter:
     last_good: Callable[[], int | None],
     glossary: Mapping[str, str],
   ):
-    self._writer, self._progress = Writer(path, start_step=start, glossary=glossary), Progress(total, start)
+    self._writer: Writer | Nowhere = Nowhere()
+    self._progress: Progress | Nowhere = Nowhere()
+    if processes.first():
+      self._writer, self._progress = Writer(path, start_step=start, glossary=glossary), Progress(total, start)
     self._log_every, self._total, self._batch_size = log_every, total, batch_size
     self._waited, self._last_good = waited, last_good
     self._lap = (time.monotonic(), start, 0.0)

@@ -5,6 +5,7 @@ import re
 
 import jax
 
+from contrastive_jax.engine import processes
 from contrastive_jax.engine.checkpoint import restore_params
 from contrastive_jax.engine.state import TrainState, path_name
 from contrastive_jax.models.load import load_safetensors, merge
@@ -42,4 +43,4 @@ def warm_start(state: TrainState, init_from: str | None, skip: str | None) -> Tr
 
 
 def _placed(tree, like):
-  return jax.tree.map(lambda x, there: jax.device_put(x, there.sharding), tree, like)
+  return jax.tree.map(lambda x, there: processes.put(x, there.sharding), tree, like)

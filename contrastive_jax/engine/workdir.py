@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 
 import contrastive_jax
+from contrastive_jax.engine import processes
 from contrastive_jax.types import Refusal
 
 CONFIG, EVALUATIONS, VERSIONS, EMBEDDINGS = 'config.json', 'evaluations.json', 'versions.json', 'embeddings.npz'
@@ -19,7 +20,9 @@ PART = '.part'  # ends the name of a file that is being written
 
 
 def write_json(path: pathlib.Path, value):
-  """Writes a JSON file whole or not at all."""
+  """Writes a JSON file whole or not at all; of several processes only the first does."""
+  if not processes.first():
+    return
   text = json.dumps(value, indent=1, sort_keys=True)
   part = path.with_suffix(PART)
   with open(part, 'w') as file:
@@ -42,11 +45,20 @@ def _plain(config) -> dict:
 
 
 def enter(workdir: str, config: ml_collections.ConfigDict) -> pathlib.Path:
-  """Makes the directory of a run, or finds the same run there to continue it.
+  """Makes the directory of a run, or finds the same run there to continue it; the first process makes, others find.
 
   Raises:
     Refusal: the directory holds another run (the first differing keys are named), or other files.
   """
+  if processes.first():
+    path = _enter(workdir, config)
+    processes.wait('workdir')
+    return path
+  processes.wait('workdir')
+  return _enter(workdir, config)
+
+
+def _enter(workdir: str, config: ml_collections.ConfigDict) -> pathlib.Path:
   path = pathlib.Path(workdir)
   given = _plain(config)
   if (path / CONFIG).exists():
@@ -138,6 +150,8 @@ def write_floors(workdir: pathlib.Path, floors: Mapping[str, Mapping[str, float]
 
 def write_embeddings(workdir: pathlib.Path, embedded, images: np.ndarray):
   """Saves an embedded split, with its pictures, for the report."""
+  if not processes.first():
+    return
   part = workdir / 'embeddings.part.npz'
   np.savez_compressed(part, image=images, **embedded._asdict())
   os.replace(part, workdir / EMBEDDINGS)

@@ -15,7 +15,7 @@ def reduce(plan: Plan, operands, constants):
     of_side = []
     for term, c in zip(plan.terms[side], constants[side], strict=True):
       value = T.values(term, c, inner, anchor.entries, other.entries, axis)
-      keep = T.members(term, c, inner, anchor.entries, other.entries, None, axis)
+      keep = T.members(term, c, inner, anchor.entries, other.entries, None, axis, False)
       of_side.append(term.monoid.lift(value, keep, axis, other.entries['position'], None))
     states.append(tuple(of_side))
   return finish(plan, tuple(states))

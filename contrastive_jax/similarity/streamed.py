@@ -245,7 +245,7 @@ def _ring_backward(plan, limits, axis, operands, constants, states, cotangents):
 
 def _facing_itself(plan: Plan, constants):
   """The plan between two devices, whose rows are both anchors."""
-  return plan._replace(terms=(plan.terms[0], plan.terms[0])), (constants[0], constants[0])
+  return plan._replace(terms=(plan.terms[0], plan.terms[0]), apart=True), (constants[0], constants[0])
 
 
 def _half_ring_forward(plan, limits, axis, operands, constants):
@@ -267,7 +267,7 @@ def _half_ring_forward(plan, limits, axis, operands, constants):
 
   of_rows, visitors, of_visitors = jax.lax.fori_loop(0, meetings, turn, (of_rows, visitors, none))
   if count % 2 == 0:
-    alone = plan._replace(terms=(plan.terms[0], ()))
+    alone = between._replace(terms=(plan.terms[0], ()))
     of_rows, _ = tiles.forward(alone, (rows, visitors), (constants[0], []), (of_rows, ()))
   merges = [jax.vmap(term.monoid.merge) for term in plan.terms[0]]  # over tiles
   home = _shift(of_visitors, axis, -meetings)

@@ -5,6 +5,8 @@ row statistics, column statistics and the transposed half of a symmetric problem
 """
 
 import contextlib
+import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -54,12 +56,13 @@ def dot(pair: Pair):
 
 def valid(pair: Pair):
   """The candidate exists (`mask`) and is not the anchor itself (`row`); what does not travel restricts nothing."""
-  keep: Any = True  # a Python bool: a set that nothing restricts costs no mask
+  limits = []
   if 'mask' in pair.other:
-    keep = keep & pair.other['mask']
+    limits.append(pair.other['mask'])
   if 'row' in pair.anchor and 'row' in pair.other:
-    keep = keep & (pair.anchor['row'] != pair.other['row'])
-  return keep
+    limits.append(pair.anchor['row'] != pair.other['row'])
+  # A Python bool where nothing restricts: it costs no mask.
+  return functools.reduce(operator.and_, limits) if limits else True
 
 
 def same_id(pair: Pair):
@@ -123,6 +126,7 @@ class Traced(NamedTuple):
   over: Any | None
   num_constants: tuple[int, int]  # of the value, of the set
   is_dot: bool  # the value is the inner product itself: its bound is known from the norms
+  is_others: bool  # the set leaves out the anchor itself and nothing else: no mask where the two cannot meet
   key: tuple  # what the term computes, as text: two terms of one key share compiled code
 
   def __eq__(self, other):
@@ -199,7 +203,8 @@ def trace(terms: Sequence[Term], z: Array, anchor: Entries, other: Entries):
     is_dot = value.outvars[0] is value.invars[0]
     key = (term.monoid.name, value_text, over_text, tuple(sorted(anchor)), tuple(sorted(other)), get_abstract_mesh())
     counts = (len(value_constants), len(over_constants))
-    traced.append(Traced(term.monoid, value, over, counts, is_dot, key))
+    is_others = over is not None and _is_others(over, sorted(anchor), sorted(other))
+    traced.append(Traced(term.monoid, value, over, counts, is_dot, is_others, key))
     constants.append(value_constants + over_constants)
   return tuple(traced), constants
 
@@ -208,6 +213,16 @@ def _always(jaxpr) -> bool:
   """Whether a set is the constant True (nothing restricts it), so that no mask is needed."""
   out = jaxpr.outvars[0]
   return isinstance(out, jax.extend.core.Literal) and bool(out.val)
+
+
+def _is_others(jaxpr, anchor: Sequence[str], other: Sequence[str]) -> bool:
+  """Whether a set is `anchor['row'] != other['row']` and nothing else."""
+  if len(jaxpr.eqns) != 1 or jaxpr.constvars or 'row' not in anchor or 'row' not in other:
+    return False
+  entries = jaxpr.invars[1:]
+  rows = {entries[anchor.index('row')], entries[len(anchor) + other.index('row')]}
+  only = jaxpr.eqns[0]
+  return only.primitive.name == 'ne' and set(only.invars) == rows and jaxpr.outvars == only.outvars
 
 
 def _on_tile(jaxpr, constants, inner, anchor: Entries, other: Entries, axis: int):
@@ -230,11 +245,14 @@ def values(term: Traced, constants, inner, anchor: Entries, other: Entries, axis
 
 
 def members(
-  term: Traced, constants, inner, anchor: Entries, other: Entries, real, axis: int
+  term: Traced, constants, inner, anchor: Entries, other: Entries, real, axis: int, apart: bool
 ) -> Bool[Array, 'r c'] | None:
-  """The term's set on a tile, None for everything; `real` excludes candidates that pad the last tile."""
+  """The term's set on a tile, None for everything.
+
+  `real` excludes candidates that pad the last tile; `apart` says that no anchor is among the candidates.
+  """
   keep = None
-  if term.over is not None:
+  if term.over is not None and not (apart and term.is_others):
     keep = _on_tile(term.over, constants[term.num_constants[0] :], inner, anchor, other, axis)
   if real is not None:
     real = jnp.broadcast_to(jnp.expand_dims(real, 1 - axis), inner.shape)

@@ -33,6 +33,7 @@ class Plan(NamedTuple):
 
   terms: tuple[tuple[Traced, ...], ...]  # per operand
   precision: str
+  apart: bool = False  # two operands that are the same rows hold no row in common here: parts of two devices
 
 
 # --- pytrees ---
@@ -128,23 +129,23 @@ def _bounded(plan: Plan, operands, run):
   return jax.lax.cond(bound <= SAFE_BOUND, lambda: run(bound), lambda: run(None))
 
 
-def _schedule(operands):
-  """Tiles to make, as (row tiles, column tiles, axes to reduce)."""
+def _schedule(operands, apart: bool):
+  """Tiles to make, as (row tiles, column tiles, axes to reduce, whether no row is among the columns)."""
   counts = [o.z.shape[0] for o in operands]
   if len(counts) == 2:
     rows, cols = np.divmod(np.arange(counts[0] * counts[1]), counts[1])
-    return [(rows, cols, (1, 0))]
+    return [(rows, cols, (1, 0), apart)]
   diagonal = np.arange(counts[0])
   above = np.triu_indices(counts[0], 1)
-  return [(*above, (1, 0)), (diagonal, diagonal, (1,))]
+  return [(*above, (1, 0), True), (diagonal, diagonal, (1,), False)]
 
 
-def _sweep(operands, carry, make_step):
-  for rows, cols, axes in _schedule(operands):
+def _sweep(plan: Plan, operands, carry, make_step):
+  for rows, cols, axes, apart in _schedule(operands, plan.apart):
     rows_, cols_ = jnp.asarray(rows, jnp.int32), jnp.asarray(cols, jnp.int32)
 
-    def step(k, carry, rows=rows_, cols=cols_, axes=axes):
-      return make_step(rows[k], cols[k], axes, carry)
+    def step(k, carry, rows=rows_, cols=cols_, how=(axes, apart)):
+      return make_step(rows[k], cols[k], how, carry)
 
     if len(rows):
       carry = jax.lax.fori_loop(0, len(rows), step, carry)
@@ -168,14 +169,15 @@ def _facing(x: Operand, y: Operand, axis: int) -> tuple[Operand, Operand]:
   return (x, y) if axis == 1 else (y, x)
 
 
-def _members(term: Traced, constants, inner, anchor: Operand, other: Operand, axis: int):
-  return T.members(term, constants, inner, anchor.entries, other.entries, other.real, axis)
+def _members(term: Traced, constants, inner, anchor: Operand, other: Operand, axis: int, apart: bool):
+  return T.members(term, constants, inner, anchor.entries, other.entries, other.real, axis, apart)
 
 
 def forward(plan: Plan, operands, constants, states):
   """Folds every tile of the tiled operands into the tiled states."""
 
-  def tile(bound, a, b, axes, states):
+  def tile(bound, a, b, how, states):
+    axes, apart = how
     x, y = _at(operands[0], a), _at(operands[-1], b)
     inner = contract(x.z, y.z, (1, 1), plan.precision)
     states = list(states)
@@ -185,7 +187,7 @@ def forward(plan: Plan, operands, constants, states):
       new = []
       for term, c, state in zip(plan.terms[side], constants[side], _at(states[side], at), strict=True):
         value = T.values(term, c, inner, anchor.entries, other.entries, axis)
-        keep = _members(term, c, inner, anchor, other, axis)
+        keep = _members(term, c, inner, anchor, other, axis, apart)
         positions = other.entries['position']
         lifted = term.monoid.lift(value, keep, axis, positions, bound if term.is_dot else None)
         new.append(term.monoid.merge(state, lifted))
@@ -193,11 +195,11 @@ def forward(plan: Plan, operands, constants, states):
     return tuple(states)
 
   return _bounded(
-    plan, operands, lambda bound: _sweep(operands, states, lambda a, b, axes, s: tile(bound, a, b, axes, s))
+    plan, operands, lambda bound: _sweep(plan, operands, states, lambda a, b, how, s: tile(bound, a, b, how, s))
   )
 
 
-def _pull_tile(terms, constants, inner, anchor: Operand, other: Operand, states, cotangents, axis: int, bound):
+def _pull_tile(terms, constants, inner, anchor: Operand, other: Operand, states, cotangents, axis, apart, bound):
   """Cotangents of (inner products, anchor entries, candidate entries, constants) of one tile reduced along `axis`."""
   (da, ia), (do, io), (dc, ic) = partition(anchor.entries), partition(other.entries), partition(constants)
 
@@ -208,7 +210,7 @@ def _pull_tile(terms, constants, inner, anchor: Operand, other: Operand, states,
   made, pullback = jax.vjp(values, inner, da, do, dc)
   pulled = []
   for value, term, c, state, cotangent in zip(made, terms, constants, states, cotangents, strict=True):
-    keep = _members(term, c, inner, anchor, other, axis)
+    keep = _members(term, c, inner, anchor, other, axis, apart)
     shared = bound if term.is_dot else None
     pulled.append(term.monoid.pull(value, keep, axis, other.entries['position'], state, cotangent, shared))
   return pullback(pulled)
@@ -220,7 +222,8 @@ def backward(plan: Plan, operands, constants, states, cotangents, gradients):
   `gradients` is (one Operand per operand, constants), with None for what has no gradient, tiled like the operands.
   """
 
-  def tile(bound, a, b, axes, gradients):
+  def tile(bound, a, b, how, gradients):
+    axes, apart = how
     sides, of_constants = list(gradients[0]), list(gradients[1])
     x, y = _at(operands[0], a), _at(operands[-1], b)
     inner = contract(x.z, y.z, (1, 1), plan.precision)
@@ -239,6 +242,7 @@ def backward(plan: Plan, operands, constants, states, cotangents, gradients):
         _at(states[side], at),
         _at(cotangents[side], at),
         axis,
+        apart,
         bound,
       )
       of_inner += pulled[0]
@@ -246,10 +250,13 @@ def backward(plan: Plan, operands, constants, states, cotangents, gradients):
       sides[0] = sides[0]._replace(entries=_add_at(sides[0].entries, a, of_x))
       sides[-1] = sides[-1]._replace(entries=_add_at(sides[-1].entries, b, of_y))
       of_constants[side] = jax.tree.map(jnp.add, of_constants[side], pulled[3])
+    if axes == (1,):  # a diagonal tile: its rows are its columns, so one product serves both
+      of_inner += of_inner.T
     sides[0] = sides[0]._replace(z=sides[0].z.at[a].add(contract(of_inner, y.z, (1, 0), plan.precision)))
-    sides[-1] = sides[-1]._replace(z=sides[-1].z.at[b].add(contract(of_inner, x.z, (0, 0), plan.precision)))
+    if axes != (1,):
+      sides[-1] = sides[-1]._replace(z=sides[-1].z.at[b].add(contract(of_inner, x.z, (0, 0), plan.precision)))
     return tuple(sides), tuple(of_constants)
 
   return _bounded(
-    plan, operands, lambda bound: _sweep(operands, gradients, lambda a, b, axes, g: tile(bound, a, b, axes, g))
+    plan, operands, lambda bound: _sweep(plan, operands, gradients, lambda a, b, how, g: tile(bound, a, b, how, g))
   )

@@ -1,0 +1,86 @@
+"""One run on several processes: how they start, who writes, what each reads, and how they stop together.
+
+Every process runs the same program on the devices it has; the mesh spans all of them. What is decided from data that
+all processes hold needs no talk: order of the data, schedules, evaluations. The first process alone writes.
+"""
+
+import os
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, Sharding
+
+from contrastive_jax.types import Refusal
+
+# Seconds without a sign of life after which a process counts as lost and the others end.
+SILENCE = 30
+VARIABLES = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
+
+
+def start():
+  """Joins the processes of a run; to be called before JAX looks for devices.
+
+  Where the environment says (`JAX_COORDINATOR_ADDRESS` host:port of the first process, `JAX_NUM_PROCESSES`,
+  `JAX_PROCESS_ID`), as it says; otherwise as JAX finds out by itself under SLURM, Open MPI, Kubernetes and on TPUs.
+
+  Raises:
+    Refusal: some of these variables are missing, or no cluster is found.
+  """
+  given = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+  missing = [name for name in VARIABLES if name not in given]
+  keywords: dict[str, Any] = {}
+  if given:
+    if missing:
+      raise Refusal(f'--distributed: {", ".join(given)} is set, but {", ".join(missing)} is not')
+    keywords = dict(
+      coordinator_address=given[VARIABLES[0]],
+      num_processes=int(given[VARIABLES[1]]),
+      process_id=int(given[VARIABLES[2]]),
+    )
+  try:
+    jax.distributed.initialize(heartbeat_timeout_seconds=SILENCE, **keywords)
+  except (ValueError, RuntimeError) as error:
+    raise Refusal(f'--distributed: {error}; without a scheduler that JAX knows set {", ".join(VARIABLES)}') from None
+
+
+def first() -> bool:
+  """Whether this process is the one that writes."""
+  return jax.process_index() == 0
+
+
+def wait(what: str):
+  """Returns when all processes are here."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(what)
+
+
+def part(sharding: NamedSharding, size: int) -> slice:
+  """The rows of a batch of `size` that the devices of this process hold."""
+  rows = [index[0].indices(size) for index in sharding.addressable_devices_indices_map((size,)).values()]
+  begin, end = min(r[0] for r in rows), max(r[1] for r in rows)
+  if sum(r[1] - r[0] for r in rows) != end - begin:
+    raise Refusal('the devices of a process must lie side by side in the mesh')
+  return slice(begin, end)
+
+
+def put(tree, sharding: Sharding):
+  """Device arrays from host arrays that every process holds whole."""
+  if sharding.is_fully_addressable:
+    return jax.device_put(tree, sharding)
+  return jax.tree.map(lambda x: jax.make_array_from_callback(np.shape(x), sharding, lambda at: np.asarray(x)[at]), tree)
+
+
+def put_part(tree, sharding: Sharding):
+  """Device arrays from host arrays of which every process holds its part."""
+  if sharding.is_fully_addressable:
+    return jax.device_put(tree, sharding)
+  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
+
+
+def fetch(tree):
+  """Host arrays, whole on every process."""
+  if jax.process_count() == 1:
+    return jax.device_get(tree)
+  return multihost_utils.process_allgather(tree, tiled=True)
