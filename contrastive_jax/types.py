@@ -7,11 +7,10 @@ field                      type                   meaning
 =========================  =====================  ==================================================
 raw fields of the source   e.g. image uint8       what the data source delivers
 ``view_0 ... view_{V-1}``  float32 [b, ...]       made on the device from the raw fields
-``id``                     int32 [b]              equal ids are positives; -1 is never a positive
+``id``                     int32 [b]              instance, for losses that compare ids; -1 equals none
 ``label``                  int32 [b]              class, where the source has one; -1 is unknown
 ``index``                  int32 [b]              row of the data set
 ``mask``                   bool [b]               False is padding
-``log_q``                  float32 [b]            log sampling probability, where it is not uniform
 =========================  =====================  ==================================================
 """
 

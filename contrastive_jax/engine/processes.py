@@ -58,7 +58,7 @@ def wait(what: str):
 
 def part(sharding: NamedSharding, size: int) -> slice:
   """The rows of a batch of `size` that the devices of this process hold."""
-  rows = [index[0].indices(size) for index in sharding.addressable_devices_indices_map((size,)).values()]
+  rows = [index[0].indices(size) for index in sharding.addressable_devices_indices_map((size,)).values() if index]
   begin, end = min(r[0] for r in rows), max(r[1] for r in rows)
   if sum(r[1] - r[0] for r in rows) != end - begin:
     raise Refusal('the devices of a process must lie side by side in the mesh')

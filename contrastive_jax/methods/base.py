@@ -39,7 +39,7 @@ class Method(NamedTuple):
       statistics live in `state['stats']`, a teacher in `state['teacher']`, arrays by sample in `state['per_sample']`.
     encode: `(params, state, batch, *, key, step, train) -> (features, state)`. Sees each example alone. Every leaf of
       `features` leads with the instance axis, `[B, V, D]` say. Randomness is drawn per example from `key` and `index`.
-    loss: `(params, state, features, batch, *, key, step) -> Output`. Sees the global batch.
+    loss: `(params, state, features, batch, *, key, step) -> Output`. Sees the global batch, without images and views.
     embed: `(params, state, batch) -> {'features': [B, d], 'projection': [B, p]}` of `view_0`, for evaluators and users.
     update: `(params, state, *, step) -> (params, state)`, after the optimiser: teachers, clamps, unit-norm prototypes.
     refresh: `(params, state, embed_all, *, key, step) -> state`, between stages; None where there are none.

@@ -95,7 +95,9 @@ def _logsumexp_lift(values, keep, axis, where, bound):
     offset = jnp.full(values.shape[1 - axis], bound, values.dtype)
   # The exponent is selected before the exponential as well: outside the set it could overflow, and inf * 0 is nan.
   shifted = values - (jnp.expand_dims(_finite(offset), axis) if bound is None else bound)
-  return offset, _select(keep, jnp.exp(_select(keep, shifted, 0) if bound is None else shifted), 0).sum(axis)
+  total = _select(keep, jnp.exp(_select(keep, shifted, 0) if bound is None else shifted), 0).sum(axis)
+  # An empty set must not lend its offset to a merge: other devices' tiles may have lower bounds.
+  return (offset if bound is None else jnp.where(total == 0, -jnp.inf, offset)), total
 
 
 def _logsumexp_merge(a, b):
@@ -119,7 +121,8 @@ def _logsumexp_pull(values, keep, axis, where, state, cotangent, bound):
     weight = jnp.where(some, cotangent, 0)
   else:
     shares = _select(keep, jnp.exp(values - bound), 0)
-    weight = jnp.where(some, cotangent * jnp.exp(bound - _finite(result)), 0)
+    # Beyond the clip the tile has no member: a result so far below its bound comes from another device's tiles.
+    weight = jnp.where(some, cotangent * jnp.exp(jnp.minimum(bound - _finite(result), 80)), 0)
   return shares * jnp.expand_dims(weight, axis)
 
 

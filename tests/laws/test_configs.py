@@ -1,4 +1,4 @@
-"""Every file of configs/: it resolves, it builds, it says how it is run, and what it resolves to is on record.
+"""Every file of configs/: it resolves, it builds, it says how it is run. What the settings resolve to is on record.
 
 After a change that is meant, write the records anew and read the difference:
 
@@ -18,7 +18,7 @@ from contrastive_jax.types import Refusal
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 SETTINGS = ('fashion_mnist', 'cifar10', 'tiny')  # besides the one that a config has by itself
-CASES = [*tiny.NAMES, *(f'ssl/simclr:{setting}' for setting in SETTINGS)]
+CASES = ['ssl/simclr', *(f'ssl/simclr:{setting}' for setting in SETTINGS)]
 
 
 def resolved(case: str) -> str:
@@ -34,8 +34,7 @@ def record(case: str) -> pathlib.Path:
 
 
 @pytest.mark.parametrize('case', CASES)
-def test_a_config_resolves_to_what_is_on_record(case):
-  assert record(case).exists(), 'a new config: write the records, as the head of this file says'
+def test_a_setting_resolves_to_what_is_on_record(case):
   assert resolved(case) == record(case).read_text()
 
 

@@ -11,15 +11,14 @@ PACKAGE = 'contrastive_jax'
 ROOT = pathlib.Path(__file__).parents[2] / PACKAGE
 
 # Layer -> the other layers it may import. A layer is a folder or a module directly under the package.
-ENTRY = ('train', 'evaluate', 'embed', 'plan')
+ENTRY = ('train', 'evaluate', 'embed')
 LAYERS: dict[str, set[str]] = {
   '__init__': set(),
   'types': set(),
   'similarity': {'types'},
   'losses': {'types', 'similarity'},
-  'memory': {'types'},
   'models': {'types'},
-  'methods': {'types', 'similarity', 'losses', 'memory', 'models'},
+  'methods': {'types', 'similarity', 'losses', 'models'},
   'data': {'types'},
   'evals': {'types', 'similarity', 'losses'},
 }

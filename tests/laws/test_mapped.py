@@ -177,6 +177,10 @@ def test_uniformity_of_one_row_a_device_is_that_of_all_rows():
 
 
 def test_masked_mean_of_equal_shards_averages_to_the_mean_over_all_rows():
-  x = gauntlet.unit_rows(np.random.default_rng(0), 16, 5)
-  got = on_eight_devices(lambda x: lax.pmean(losses.mean(losses.info_nce(x, x, fold=RING)), 'data')[None], x=x)
-  np.testing.assert_allclose(got[0], losses.info_nce(x, x).mean(), rtol=1e-5)
+  x, mask = gauntlet.unit_rows(np.random.default_rng(0), 16, 5), np.tile([True, False], 8)  # one of each device's two
+
+  def shard(x, mask):
+    return lax.pmean(losses.mean(losses.info_nce(x, x, x_mask=mask, fold=RING), mask), 'data')[None]
+
+  want = losses.info_nce(x, x, x_mask=mask)[mask].mean()
+  np.testing.assert_allclose(on_eight_devices(shard, x=x, mask=mask)[0], want, rtol=1e-5)

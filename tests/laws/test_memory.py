@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from contrastive_jax import losses
 
 BATCH, WIDTH = 16_384, 256
-MOST = 200 * 2**20  # one matrix of logits would take 1 GiB (two sides) or 4 GiB (two views)
+MOST = 200e6  # one matrix of logits would take 1 GiB (two sides) or 4 GiB (two views)
 GROWTH = [n for n in ('nt_xent', 'info_nce_both', 'uniformity') if n in losses.PAIRWISE]
 
 
