@@ -168,7 +168,7 @@ class Checkpoints:
       except (OSError, ValueError, KeyError, TypeError):
         continue  # damaged
     scored = sorted((score, step) for step, score in scores.items() if score is not None)
-    best = [step for _, step in scored[len(scored) - self._keep_best :]] if self._keep_best else []
+    best = [step for _, step in scored[max(0, len(scored) - self._keep_best) :]]
     keep = {newest, *sorted(scores)[-self._keep_last :], *best}
     for step in set(self.steps()) - keep:
       _delete(self._path(step))

@@ -114,6 +114,24 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
   assert checkpoints.steps() == [2, 4, 5]
 
 
+def test_as_many_of_the_best_are_kept_as_there_are_scored(tmp_path):
+  checkpoints = checkpoint.Checkpoints(tmp_path, keep_last=1, keep_best=3)
+  kept = []
+  for step, score in [(1, 0.5), (2, None), (3, 0.9), (4, None), (5, 0.1), (6, 0.7), (7, None)]:
+    checkpoints.save(step, train_state(step), score=score)
+    checkpoints.wait()
+    kept.append(checkpoints.steps())
+  assert kept == [[1], [1, 2], [1, 3], [1, 3, 4], [1, 3, 5], [1, 3, 6], [1, 3, 6, 7]]
+
+
+def test_without_the_best_only_the_newest_are_kept(tmp_path):
+  checkpoints = checkpoint.Checkpoints(tmp_path, keep_last=1, keep_best=0)
+  for step, score in [(1, 0.5), (2, 0.1)]:
+    checkpoints.save(step, train_state(step), score=score)
+  checkpoints.wait()
+  assert checkpoints.steps() == [2]
+
+
 def test_the_step_restored_from_outlives_damaged_newer_ones(tmp_path):
   saved(tmp_path, 10, 20)
   largest_file(tmp_path / '00000020').unlink()
