@@ -57,7 +57,8 @@ def constant(
 ) -> optax.Schedule:
   """Linear warm-up over the first `warmup` share of the steps, then the peak of `cosine` throughout."""
   peak = _peak(learning_rate, scaling, batch_size, warmup)
-  return optax.warmup_constant_schedule(0.0 if warmup else peak, peak, round(warmup * total_steps))
+  rising = round(warmup * total_steps)
+  return optax.warmup_constant_schedule(0.0 if rising else peak, peak, rising)
 
 
 def _decayed(no_decay: str):
