@@ -29,14 +29,25 @@ def fit(run: Run, path: pathlib.Path, *, profile: bool = False) -> dict[str, flo
     Refusal: the checkpoints there are of another model, or all damaged.
     SystemExit: SIGTERM came; the state is saved, and the exit code is 0.
   """
-  options, total = run.options, run.info.total_steps
+  options = run.options
   checkpoints = Checkpoints(path / 'checkpoints', keep_last=options.keep_last, keep_best=options.keep_best)
+  with _sigterm() as stopping:
+    run, state, start = _begin(run, path, checkpoints)
+    state, scores = _continue(run, path, checkpoints, state, start, stopping, profile)
+    return _finish(run, path, state, scores, report=options.report and not stopping(run.info.total_steps))
+
+
+def _begin(run: Run, path: pathlib.Path, checkpoints: Checkpoints) -> tuple[Run, TrainState, int]:
+  """The state to go on from and its step, the floors being measured."""
   fresh = run.fresh()
   run = _with_floors(run, path, fresh)
-  found = checkpoints.restore(fresh)
-  state, start = found or (warm_start(fresh, options.init_from, options.init_skip), 0)
-  del fresh  # else a continued run would hold its memory
+  state, start = checkpoints.restore(fresh) or (warm_start(fresh, run.options.init_from, run.options.init_skip), 0)
   workdir.drop_evaluations(path, start)
+  return run, state, start
+
+
+def _continue(run: Run, path, checkpoints: Checkpoints, state: TrainState, start: int, stopping, profile: bool):
+  total = run.info.total_steps
   batches = Batches(
     run.sources['train'],
     seed=run.seed,
@@ -50,7 +61,7 @@ def fit(run: Run, path: pathlib.Path, *, profile: bool = False) -> dict[str, flo
     path,
     start=start,
     total=total,
-    log_every=options.log_every,
+    log_every=run.options.log_every,
     batch_size=run.batch_size,
     waited=lambda: batches.waited,
     last_good=checkpoints.newest,
@@ -61,21 +72,21 @@ def fit(run: Run, path: pathlib.Path, *, profile: bool = False) -> dict[str, flo
   with contextlib.ExitStack() as stack:
     for resource in (checkpoints, reporter, batches):
       stack.enter_context(contextlib.closing(resource))
-    stopping = stack.enter_context(_sigterm())
     before_step = stack.enter_context(_profiled(path, start, total)) if profile else lambda step: None
     state, scores = _train(run, path, state, batches, checkpoints, reporter, stopping, before_step)
     checkpoints.wait()
     if int(state.step) < total:
       reporter.message(f'stopped by SIGTERM at step {int(state.step)}, which is saved; the same command continues')
       raise SystemExit(0)
-  return _finish(run, path, state, scores)
+  return state, scores
 
 
 def _train(run: Run, path, state, batches, checkpoints, reporter, stopping, before_step):
   total, pending = run.info.total_steps, None
-  scores: dict[str, float] = {}
   eval_every = run.options.eval_every or max(1, total // 5)
   checkpoint_every = run.options.checkpoint_every or max(1, total // 10)
+  owes = _owes_scores(path, int(state.step), total, eval_every)
+  scores = _evaluate(run, path, state, int(state.step), reporter) if owes else {}
   for step, batch in batches:
     done = step + 1
     before_step(step)
@@ -86,34 +97,48 @@ def _train(run: Run, path, state, batches, checkpoints, reporter, stopping, befo
     if pending is not None:
       reporter.step(*pending)
     pending = done, metrics
-    last, evaluates = done == total or stopping(done), done % eval_every == 0 or done == total
+    stops = done < total and stopping(done)  # then there may be little time: it saves, and owes the scores
+    evaluates = (done % eval_every == 0 or done == total) and not stops
     # What is evaluated is saved too, or the best could not be kept.
-    saves = last or done % checkpoint_every == 0 or (evaluates and run.options.keep_best > 0)
+    saves = done == total or stops or done % checkpoint_every == 0 or (evaluates and run.options.keep_best > 0)
     if evaluates or saves:
       # A state whose loss is no number is neither measured nor saved over a good one.
       reporter.step(*pending)
       pending = None
-      if evaluates:
-        scores = evaluation.scores(run.evaluators, run.embedder.at(state.params, state.state))
-        workdir.add_evaluation(path, done, scores)
-        reporter.scores(done, scores)
-      state = _refresh(run, state, done)
-      if saves:
-        checkpoints.save(done, state, score=scores.get(run.options.best) if evaluates else None)
+    state = _refresh(run, state, done)
+    if evaluates:
+      try:
+        scores = _evaluate(run, path, state, done, reporter)
+      except Exception:  # whatever an evaluator meets, the steps are not lost
+        checkpoints.save(done, state)
+        raise
+    if saves:
+      checkpoints.save(done, state, score=scores.get(run.options.best) if evaluates else None)
+    if evaluates or saves:
       reporter.pause()
-    else:
-      state = _refresh(run, state, done)
-    if last:
+    if stops:
       break
   return state, scores
 
 
+def _owes_scores(path: pathlib.Path, step: int, total: int, eval_every: int) -> bool:
+  """Whether the run stopped, or failed, before the evaluation of its last step."""
+  known = [0, *(each['step'] for each in workdir.read_evaluations(path)['evaluations'])]
+  return step not in known and (step % eval_every == 0 or step == total)
+
+
+def _evaluate(run: Run, path: pathlib.Path, state: TrainState, step: int, reporter: Reporter) -> dict[str, float]:
+  scores = evaluation.scores(run.evaluators, run.embedder.at(state.params, state.state))
+  workdir.add_evaluation(path, step, scores)
+  reporter.scores(step, scores)
+  return scores
+
+
 def _refresh(run: Run, state: TrainState, done: int) -> TrainState:
-  """The method's own work at the end of an epoch, where it has any."""
+  """The method's own work at the end of an epoch."""
   if run.method.refresh is None or done % run.info.steps_per_epoch:
     return state
-  embed = run.embedder.at(state.params, state.state)
-  key = step_keys(run.seed, state.step).loss
+  embed, key = run.embedder.at(state.params, state.state), step_keys(run.seed, state.step).loss
   return state._replace(state=run.method.refresh(state.params, state.state, embed, key=key, step=state.step))
 
 
@@ -127,21 +152,17 @@ def _with_floors(run: Run, path: pathlib.Path, fresh: TrainState) -> Run:
   return run._replace(evaluators=usable)
 
 
-def _finish(run: Run, path: pathlib.Path, state: TrainState, scores: dict[str, float]) -> dict[str, float]:
-  """Scores of the last step, and the report."""
-  embed = run.embedder.at(state.params, state.state)
-  if not scores:
-    scores = evaluation.scores(run.evaluators, embed)
-    workdir.add_evaluation(path, int(state.step), scores)
-  if run.options.report:
-    from contrastive_jax.engine import report  # matplotlib and scikit-learn, only where a report is made
+def _finish(run: Run, path: pathlib.Path, state: TrainState, scores: dict[str, float], *, report: bool):
+  """The report, and the scores of the last step."""
+  if report:
+    from contrastive_jax.engine import report as pages  # matplotlib and scikit-learn, only where a report is made
 
     batches = sweep(run.sources['test'], batch_size=min(1024, run.sources['test'].num_examples))
     images = np.concatenate([b['image'][b['mask']] for b in batches])
-    workdir.write_embeddings(path, embed('test'), images)
+    workdir.write_embeddings(path, run.embedder.at(state.params, state.state)('test'), images)
     if processes.first():
-      print(f'report: {report.build(path)}', flush=True)
-  return scores
+      print(f'report: {pages.build(path)}', flush=True)
+  return scores or workdir.read_evaluations(path)['evaluations'][-1]['scores']
 
 
 @contextlib.contextmanager
