@@ -22,6 +22,7 @@ import os
 import pathlib
 import re
 import shutil
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -161,12 +162,7 @@ class Checkpoints:
 
   def _collect(self, newest: int) -> None:
     """Deletes what need not be kept, now that `newest` is committed."""
-    scores = {}
-    for step in set(self.steps()) - self._damaged:
-      try:
-        scores[step] = _read_json(self._path(step) / MANIFEST)['score']
-      except (OSError, ValueError, KeyError, TypeError):
-        continue  # damaged
+    scores = _scores(self._directory, set(self.steps()) - self._damaged)
     scored = sorted((score, step) for step, score in scores.items() if score is not None)
     best = [step for _, step in scored[max(0, len(scored) - self._keep_best) :]]
     keep = {newest, *sorted(scores)[-self._keep_last :], *best}
@@ -177,26 +173,26 @@ class Checkpoints:
         shutil.rmtree(self._path(step, suffix))
 
 
-def restore_params(directory: str | os.PathLike, *, like: Any = None) -> Any:
-  """Parameters and method state of the newest usable checkpoint, for a warm start.
+def restore_params(directory: str | os.PathLike, *, like: Any = None, checkpoint: int | str = 'newest') -> Any:
+  """Parameters and method state of one checkpoint, for a warm start or for use.
 
   Args:
     directory: the directory given to `Checkpoints` of the other run, which is only read.
     like: None, or a pytree with the leaf paths of the train state, such as ``{'params': params}`` or
       ``{'params': {'backbone': backbone}}``, that says what to load and into which shapes and shardings.
+    checkpoint: 'newest', 'best' (the highest score that was saved with one; the newer of equals), or a step. Of the
+      first two, damaged ones are passed over with a warning.
 
   Returns:
     A tree like `like`; without it the nested dict ``{'params': ..., 'state': ...}`` of numpy arrays, where the fields
     of NamedTuples and the positions in tuples have become keys.
 
   Raises:
-    Refusal: there is no usable checkpoint, or it lacks a leaf of `like` or has it with another shape.
+    Refusal: there is no usable checkpoint; none has a score; no such step (those there are are named), or it is
+      damaged; the checkpoint lacks a leaf of `like` or has it with another shape.
   """
   directory = pathlib.Path(directory).absolute()
-  step, _ = _newest_usable(directory)
-  if step is None:
-    raise Refusal(f'no checkpoint to start from in {directory}')
-  path = directory / f'{step:08d}'
+  path = directory / f'{_chosen(directory, checkpoint):08d}'
   if like is not None:
     return _load(path, like, whole=False)
   like = {'params': {}, 'state': {}}
@@ -210,24 +206,65 @@ def restore_params(directory: str | os.PathLike, *, like: Any = None) -> Any:
   return _load(path, like, whole=False)
 
 
-def _newest_usable(directory: pathlib.Path) -> tuple[int | None, list[int]]:
-  """The newest checkpoint that verifies, and the newer ones that do not: each of these is named in a warning."""
-  usable, damage = None, {}
-  for step in reversed(_steps(directory, '')):
+def _chosen(directory: pathlib.Path, checkpoint: int | str) -> int:
+  """The step that `checkpoint` of `restore_params` means."""
+  if checkpoint == 'newest':
+    step, _ = _newest_usable(directory)
+    if step is None:
+      raise Refusal(f'no checkpoint to start from in {directory}')
+    return step
+  steps = _steps(directory, '')
+  there = f'the checkpoints in {directory} are {", ".join(map(str, steps)) or "none"}'
+  if checkpoint == 'best':
+    # An unreadable one comes first: it may have been the best, so it is to be named.
+    scores: dict = dict.fromkeys(steps, math.inf) | _scores(directory, steps)
+    ranked = sorted((score, step) for step, score in scores.items() if score is not None)
+    step, _ = _first_usable(directory, [step for _, step in reversed(ranked)])
+    if step is None:
+      raise Refusal(f"no usable checkpoint has a score, so none is 'best': {there}")
+    return step
+  if not str(checkpoint).isdecimal():
+    raise Refusal(f"a checkpoint is 'newest', 'best' or a step, not '{checkpoint}': {there}")
+  step = int(checkpoint)
+  if step not in steps:
+    raise Refusal(f'no checkpoint of step {step}: {there}')
+  problem = _damage(directory / f'{step:08d}')
+  if problem is not None:
+    raise Refusal(f'checkpoint {step} in {directory} is damaged: {problem}')
+  return step
+
+
+def _scores(directory: pathlib.Path, steps: Iterable[int]) -> dict[int, float | None]:
+  """The scores that checkpoints were saved with; without those whose manifest cannot be read."""
+  found = {}
+  for step in steps:
+    try:
+      score = _read_json(directory / f'{step:08d}' / MANIFEST)['score']
+      found[step] = None if score is None else float(score)
+    except (OSError, ValueError, KeyError, TypeError):
+      continue  # damaged
+  return found
+
+
+def _first_usable(directory: pathlib.Path, steps: Iterable[int]) -> tuple[int | None, dict[int, str]]:
+  """The first checkpoint that verifies, and what is wrong with those before it: each is named in a warning."""
+  damage: dict[int, str] = {}
+  for step in steps:
     problem = _damage(directory / f'{step:08d}')
     if problem is None:
-      usable = step
-      break
+      return step, damage
     damage[step] = problem
     log.warning('checkpoint %d in %s is damaged and passed over: %s', step, directory, problem)
+  return None, damage
+
+
+def _newest_usable(directory: pathlib.Path) -> tuple[int | None, list[int]]:
+  """The newest checkpoint that verifies, and the newer ones that do not; half-written ones are warned of too."""
+  usable, damage = _first_usable(directory, reversed(_steps(directory, '')))
   for step in _steps(directory, PARTIAL):
     if usable is None or step > usable:
-      log.warning(
-        'checkpoint %d in %s is half-written and passed over: %s was never committed',
-        step,
-        directory,
-        f'{step:08d}{PARTIAL}',
-      )
+      name = f'{step:08d}{PARTIAL}'
+      log.warning('checkpoint %d in %s is half-written and passed over: %s was never committed', step, directory, name)
   if usable is None and damage:
     reasons = '; '.join(f'{step}: {problem}' for step, problem in damage.items())
     raise Refusal(

@@ -307,6 +307,63 @@ def test_a_warm_start_from_nothing_is_refused(tmp_path):
     checkpoint.restore_params(tmp_path / 'nowhere')
 
 
+def kernel_of(loaded):
+  return np.asarray(loaded['params']['dense']['kernel'])
+
+
+@pytest.fixture
+def scored(tmp_path):
+  """Checkpoints of the steps 1 to 4: 2 and 3 have the highest score, 4 has none."""
+  checkpoints = checkpoint.Checkpoints(tmp_path, keep_last=4)
+  for step, score in [(1, 0.5), (2, 0.9), (3, 0.9), (4, None)]:
+    checkpoints.save(step, train_state(step), score=score)
+  checkpoints.close()
+  return tmp_path
+
+
+@pytest.mark.parametrize(('choice', 'step'), [('newest', 4), ('best', 3), (2, 2), ('2', 2), (1, 1)])
+def test_the_newest_the_newest_of_the_best_or_any_step_can_be_chosen(scored, choice, step):
+  np.testing.assert_array_equal(
+    kernel_of(checkpoint.restore_params(scored, checkpoint=choice)), train_state(step).params['dense']['kernel']
+  )
+
+
+@pytest.mark.parametrize('file', ['largest', 'manifest.json'])
+def test_a_damaged_best_is_named_and_the_next_best_is_used(scored, caplog, file):
+  path = scored / '00000003'
+  damage_truncated(largest_file(path) if file == 'largest' else path / file)
+  loaded = checkpoint.restore_params(scored, checkpoint='best')
+  np.testing.assert_array_equal(kernel_of(loaded), train_state(2).params['dense']['kernel'])
+  assert 'checkpoint 3' in caplog.text and 'damaged' in caplog.text
+
+
+def test_a_chosen_step_that_is_damaged_is_refused(scored):
+  damage_flipped_bit(largest_file(scored / '00000003'))
+  with pytest.raises(Refusal, match=r'checkpoint 3 in .* is damaged: .* does not match its checksum'):
+    checkpoint.restore_params(scored, checkpoint=3)
+
+
+@pytest.mark.parametrize(
+  ('choice', 'message'),
+  [
+    (7, 'no checkpoint of step 7: the checkpoints in .* are 1, 2, 3, 4$'),
+    ('bset', "'newest', 'best' or a step, not 'bset': the checkpoints in .* are 1, 2, 3, 4$"),
+    (-1, "'newest', 'best' or a step, not '-1'"),
+  ],
+)
+def test_a_choice_that_does_not_exist_is_refused_naming_the_steps_there_are(scored, choice, message):
+  with pytest.raises(Refusal, match=message):
+    checkpoint.restore_params(scored, checkpoint=choice)
+
+
+def test_where_none_has_a_score_the_best_is_refused_naming_the_steps_there_are(tmp_path):
+  saved(tmp_path, 1, 2)
+  with pytest.raises(Refusal, match=r'no usable checkpoint has a score.*the checkpoints in .* are 1, 2$'):
+    checkpoint.restore_params(tmp_path, checkpoint='best')
+  with pytest.raises(Refusal, match=r'the checkpoints in .* are none$'):
+    checkpoint.restore_params(tmp_path / 'nowhere', checkpoint='best')
+
+
 WRITER = textwrap.dedent("""
   import sys
   import jax
