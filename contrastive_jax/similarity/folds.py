@@ -1,6 +1,6 @@
 """Where and how a similarity is folded: the choices a caller can name, and the rule that resolves them.
 
-A fold never changes a value, only the memory, the time and the traffic that it takes.
+A fold never changes a value, only the memory, the time and the traffic that it takes; but `Local` leaves out instances.
 """
 
 import math
@@ -18,11 +18,29 @@ DENSE_LOGITS = 2**20
 
 
 class Dense(NamedTuple):
-  """Materialises the logits, `n * m` floats; at full precision differentiable in forward mode too."""
+  """Materialises the logits, `n * m` floats; at full precision differentiable in forward mode too.
+
+  On a mesh the compiler places them. Inside a caller's own `shard_map` or `pmap` the loss refuses it.
+  """
 
 
 class Chunked(NamedTuple):
-  """Tiles of at most `rows x cols` logits; on a mesh, the columns are gathered once."""
+  """Tiles of at most `rows x cols` logits; on a mesh, the columns are gathered once.
+
+  Inside a caller's own `shard_map` or `pmap` the loss refuses it: `ring(axis)` or `local()` is meant there.
+
+  Args:
+    rows: most rows of a tile. Tiles are made equal, so that the last one wastes the least. Where the rows are the
+      columns (one set of embeddings against itself) a tile on one device is square, `rows x rows`, and `cols` unused.
+    cols: most columns of a tile.
+    axis: name of the mesh axis along which instances are split, or names of several. None: that of the embeddings'
+      explicit sharding, else the mesh's first.
+    mesh: None: that of the embeddings' types (visible under `jit`), else the current one (`jax.set_mesh`), else this
+      device alone. With one device along the axis nothing is gathered.
+
+  The loss that is given the fold raises:
+    Refusal: `rows` or `cols` is no positive integer, or the mesh has no such axis.
+  """
 
   rows: int = 1024
   cols: int = 2048
@@ -31,7 +49,20 @@ class Chunked(NamedTuple):
 
 
 class Ring(NamedTuple):
-  """Tiles of at most `rows x cols` logits; the columns travel around the mesh axis, no device holds them all."""
+  """Tiles of at most `rows x cols` logits; the columns travel around the mesh axis, no device holds them all.
+
+  Inside a caller's own `shard_map` or `pmap` it brings the negatives of all devices to the local anchors.
+
+  Args:
+    axis: as of `Chunked`; inside a caller's own `shard_map` or `pmap` it must be given, and is an axis of that.
+    mesh: as of `Chunked`; inside a caller's own `shard_map` or `pmap` it is ignored.
+    rows: most rows of a tile, among one device's. Where the rows are the columns (one set of embeddings against itself)
+      tiles are square, `rows x rows`, and `cols` unused; each pair of devices makes the tiles between them once.
+    cols: most columns of a tile, among one device's.
+
+  The loss that is given the fold raises:
+    Refusal: `rows` or `cols` is no positive integer, the mesh has no such axis, or none is given where it must be.
+  """
 
   axis: Axis | None = None
   mesh: object | None = None
@@ -40,7 +71,18 @@ class Ring(NamedTuple):
 
 
 class Local(NamedTuple):
-  """Inside a caller's own `shard_map` or `pmap`: this device's rows and columns only, tiled."""
+  """Inside a caller's own `shard_map` or `pmap`: this device's rows and columns only, tiled.
+
+  The other devices' negatives are left out, which changes the value: a config cannot ask for it. Outside it is
+  `Chunked` without a mesh.
+
+  Args:
+    rows: as of `Chunked` on one device.
+    cols: as of `Chunked` on one device.
+
+  The loss that is given the fold raises:
+    Refusal: `rows` or `cols` is no positive integer.
+  """
 
   rows: int = 1024
   cols: int = 2048
@@ -104,6 +146,14 @@ def _inside(fold: Fold | str) -> Place:
   )
 
 
+def _check_tile(fold: Fold):
+  if not isinstance(fold, Dense) and not all(isinstance(n, int) and n > 0 for n in (fold.rows, fold.cols)):
+    raise Refusal(
+      f'the tiles of fold {type(fold).__name__.lower()} need at least one row and one column, but they are '
+      f'rows={fold.rows!r}, cols={fold.cols!r}'
+    )
+
+
 def crosses(fold: Fold | str) -> bool:
   """Whether a loss called inside the caller's own `shard_map` or `pmap` meets other devices' rows: by a ring only."""
   return isinstance(fold, Ring) and bool(get_abstract_mesh().manual_axes)
@@ -113,11 +163,14 @@ def resolve(fold: Fold | str, operands, sizes: tuple[int, int]) -> Place:
   """Turns a fold, or 'auto', into a Place for operands of `sizes` (rows, columns).
 
   Raises:
-    Refusal: unknown fold or axis, or a fold that cannot be meant inside the caller's own `shard_map` or `pmap`.
+    Refusal: unknown fold or axis, tiles without rows or columns, or a fold that cannot be meant inside the caller's
+      own `shard_map` or `pmap`.
   """
   fold = _NAMES.get(fold, fold) if isinstance(fold, str) else fold
   if not (fold == 'auto' or isinstance(fold, Dense | Chunked | Ring | Local)):
     raise Refusal(f"unknown fold {fold!r}: use 'auto', dense(), chunked(rows, cols), ring(axis) or local()")
+  if not isinstance(fold, str):
+    _check_tile(fold)
   if get_abstract_mesh().manual_axes:
     return _inside(fold)
   if isinstance(fold, str):

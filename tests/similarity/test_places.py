@@ -1,0 +1,44 @@
+"""Folds that name no tiles, and what their docstrings promise."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from contrastive_jax import losses
+from contrastive_jax.types import Refusal
+
+FOLDS = [losses.dense, losses.chunked, losses.ring, losses.local]
+Z = losses.unit(jax.random.normal(jax.random.key(0), (2, 4, 3)))
+
+
+@pytest.mark.parametrize('fold', [losses.chunked, losses.ring, losses.local])
+@pytest.mark.parametrize('sizes', [dict(rows=0), dict(cols=-1), dict(rows=2.0), dict(cols='8'), dict(rows=None)])
+def test_tiles_without_rows_or_columns_are_refused_with_what_was_given(fold, sizes):
+  ((name, size),) = sizes.items()
+  with pytest.raises(Refusal, match=rf'fold {fold.__name__.lower()} need at least one row.*{name}={size!r}'):
+    losses.nt_xent(Z, temperature=0.5, fold=fold(**sizes))
+
+
+def test_tiles_without_rows_are_refused_inside_the_callers_shard_map():
+  mesh = jax.make_mesh((2,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+
+  def loss(z):
+    return losses.nt_xent(z, temperature=0.5, fold=losses.ring('data', rows=0)).mean()[None]
+
+  with pytest.raises(Refusal, match='rows=0'):
+    jax.shard_map(loss, mesh=mesh, in_specs=P(None, 'data'), out_specs=P('data'))(Z)
+
+
+def test_local_tiles_outside_of_a_shard_map_give_the_value_of_all_instances():
+  want = losses.nt_xent(Z, temperature=0.5, fold='dense')
+  assert jnp.allclose(losses.nt_xent(Z, temperature=0.5, fold=losses.local(3, 3)), want, atol=1e-6)
+
+
+@pytest.mark.parametrize('fold', FOLDS)
+def test_every_option_of_a_fold_is_explained(fold):
+  said = inspect.getdoc(fold)
+  assert all(f'\n  {name}: ' in said for name in fold._fields)
