@@ -74,10 +74,10 @@ def _decayed(no_decay: str):
 def _assemble(rule: optax.GradientTransformation, clip_norm: float | None, rates: Rates):
   """Clipping before the rule, learning rates by path after it; a rate of 0 freezes parameters and their moments."""
 
-  for pair in rates:
-    if len(pair) != 2 or not isinstance(pair[0], str) or not isinstance(pair[1], int | float) or pair[1] < 0:
-      raise Refusal(f"config.optimiser.rates holds ('PATH REGEX', FACTOR) pairs, FACTOR >= 0, but {pair!r} is none")
-    pattern('config.optimiser.rates', pair[0])
+  for regex, rate in rates:
+    if not rate >= 0:
+      raise Refusal(f"config.optimiser.rates has the factor {rate} for '{regex}', but at least 0 is needed")
+    pattern('config.optimiser.rates', regex)
 
   def rate_of(name: str) -> float:
     return next((rate for regex, rate in rates if re.fullmatch(regex, name)), 1.0)

@@ -31,7 +31,8 @@ class Options(NamedTuple):
   best: str = 'knn/accuracy'
   microbatch: int | None = None  # examples embedded at once by cached gradients; None: the whole batch
   devices: int | None = None  # None: all
-  sharding: tuple = ()  # (regular expression over paths of the train state, mesh axes) pairs; others are replicated
+  # (regular expression over paths of the train state, (mesh axis or None, ...)) pairs; others are replicated.
+  sharding: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
   init_from: str | None = None  # workdir of another run, or a .safetensors file, whose parameters to start from
   init_skip: str | None = None  # regular expression of parameter paths that `init_from` leaves fresh ('head/.*')
   report: bool = True  # report.html at the end

@@ -7,7 +7,6 @@ scikit-learn's `LogisticRegression(C)` has the same minimiser at `C = 1 / (n lam
 """
 
 import functools
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -190,7 +189,7 @@ def _choose(fit, problem: Problem, strengths, holdout, seed):
 
 def make(
   *,
-  strengths: Sequence[float] = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6),
+  strengths: tuple[float, ...] = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6),
   holdout: float = 0.2,
   max_iterations: int = 1000,
   tolerance: float = 1e-4,
@@ -202,7 +201,7 @@ def make(
 
   Args:
     strengths: candidates of lambda, which multiplies half the squared norm of the weights against the MEAN
-      cross-entropy; one value skips the choice.
+      cross-entropy; a tuple of one skips the choice.
     holdout: share of the labelled training rows on which the strength is chosen.
     max_iterations: of L-BFGS, for each strength.
     tolerance: norm of the gradient at which a fit has converged.
@@ -218,7 +217,7 @@ def make(
       rows to hold any out, and for embeddings that are not finite.
   """
   _check(strengths, holdout, max_iterations, tolerance, representation, normalise)
-  strengths = sorted(strengths, reverse=True)
+  strengths = tuple(sorted(strengths, reverse=True))
 
   def run(embed) -> dict[str, float]:
     problem = _problem(embed, representation, normalise)

@@ -43,6 +43,7 @@ def build(**overrides):
     ('data__views__zoom', '[0.9, 1.1]', (0.9, 1.1)),
     ('evals__knn__k', '5', 5),
     ('optimiser__rates', "[['head/.*', 0.1]]", (('head/.*', 0.1),)),
+    ('train__sharding', "[['.*kernel', [None, 'data']]]", (('.*kernel', (None, 'data')),)),
     ('method__fold', 'ring', 'ring'),
   ],
 )
@@ -102,8 +103,27 @@ def test_an_override_is_read_as_the_type_that_the_signature_names(key, text, val
     ({'train__steps': 'True'}, 'config.train.steps must be a value of type None or int, but it is True'),
     ({'method__temperature': 'warm'}, "config.method.temperature must be a value of type float, but it is 'warm'"),
     ({'seed': 'None'}, 'config.seed must be a value of type int, but it is None'),
-    ({'encoder__widths': '64'}, 'config.encoder.widths must be a value of type tuple, but it is 64'),
+    ({'encoder__widths': '64'}, 'config.encoder.widths must be a value of type tuple[int, ...], but it is 64'),
     ({'train__report': '1'}, 'config.train.report must be a value of type bool, but it is 1'),
+    # What tuples hold, and how many.
+    ({'encoder__widths': '(64, 1.5)'}, 'widths must be a value of type tuple[int, ...], but it is (64, 1.5)'),
+    ({'data__views__zoom': '(0.5,)'}, 'zoom must be a value of type tuple[float, float], but it is (0.5,)'),
+    ({'data__views__erase_area': '(0.1, 0.2, 0.3)'}, 'must be a value of type tuple[float, float], but it is (0.1,'),
+    (
+      {'data__views__name': 'simclr', 'data__views__crop_scale': '(0.5,)'},
+      'config.data.views.crop_scale must be a value of type tuple[float, float], but it is (0.5,)',
+    ),
+    ({'data__views__zoom': "('a', 1)"}, 'must be a value of type tuple[float, float]'),
+    (
+      {'optimiser__rates': '(0.1,)'},
+      'config.optimiser.rates must be a value of type tuple[tuple[str, float], ...], but it is (0.1,)',
+    ),
+    ({'optimiser__rates': "['head/.*', 0]"}, 'must be a value of type tuple[tuple[str, float], ...]'),
+    (
+      {'train__sharding': '(1, 2)'},
+      'config.train.sharding must be a value of type tuple[tuple[str, tuple[str | None, ...]], ...], but it is (1, 2)',
+    ),
+    ({'train__sharding': "[['params/.*', 'data']]"}, 'must be a value of type tuple[tuple[str, tuple['),
     # What is left out.
     ({'data__source__name': 'arrays'}, "config.data.source needs 'path': --config.data.source.path=VALUE"),
     ({'data__source__name': 'tfds'}, "config.data.source needs 'dataset'"),
@@ -114,6 +134,13 @@ def test_a_config_that_means_nothing_is_refused_with_what_would(overrides, messa
     load(**overrides)
   assert message in str(refusal.value)
   assert '\n' not in str(refusal.value)
+
+
+def test_one_strength_of_the_linear_probe_is_written_as_a_tuple():
+  digits = f'{ROOT}/configs/ssl/simclr.py'
+  assert resolve.load(digits, {'evals.linear.strengths': '(1,)'}).evals.linear.strengths == (1.0,)
+  with pytest.raises(Refusal, match=r'linear\.strengths must be a value of type tuple\[float, ...\], but it is 0\.01'):
+    resolve.load(digits, {'evals.linear.strengths': '0.01'})
 
 
 @pytest.mark.parametrize(
@@ -139,10 +166,10 @@ def test_a_config_that_means_nothing_is_refused_with_what_would(overrides, messa
     ({'schedule__warmup': '1.5'}, 'warmup is a share of the steps, from 0 to 1, but it is 1.5'),
     ({'schedule__learning_rate': '-1'}, 'learning_rate must be at least 0, but it is -1.0'),
     ({'optimiser__rates': "[['encodr/.*', 0]]"}, "'encodr/.*' of config.optimiser.rates matches no parameter"),
-    ({'optimiser__rates': "['head/.*', 0]"}, "holds ('PATH REGEX', FACTOR) pairs"),
+    ({'optimiser__rates': "[['head/.*', -1]]"}, "rates has the factor -1.0 for 'head/.*', but at least 0 is needed"),
     ({'optimiser__no_decay': '('}, "config.optimiser.no_decay '(' is not a regular expression"),
     ({'train__sharding': "[['params/.*', ['modl']]]"}, "no mesh axis 'modl' in config.train.sharding"),
-    ({'train__sharding': "[['params/.*', 'data']]"}, "holds ('PATH REGEX', (AXIS or None, ...)) pairs"),
+    ({'train__sharding': "[['(', ['data']]]"}, "config.train.sharding '(' is not a regular expression"),
     ({'method__fold': 'rng'}, "unknown fold 'rng'"),
     ({'method__fold': "{'name': 'rng'}"}, "unknown fold 'rng' in config.method.fold; did you mean 'ring'?"),
     ({'method__fold': "{'name': 'ring', 'row': 3}"}, "ring has no such option; did you mean 'rows'?"),
