@@ -137,9 +137,10 @@ class Checkpoints:
         processes.wait('checkpoint committed')
 
   def close(self) -> None:
-    """Waits for the last save and ends the background thread."""
+    """Waits for the last save, though not for other processes, which may be gone; ends the background thread."""
     try:
-      self.wait()
+      if self._pending is not None:
+        self._pending.result()
     finally:
       self._worker.shutdown()
 

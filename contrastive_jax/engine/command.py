@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 
 from absl import app, flags
@@ -71,10 +72,10 @@ def run(main: Callable, *, config_from_workdir: bool = False):
       _exit(refusal, 2)
     except NonFinite as problem:
       _exit(problem, 1)
-    except jax.errors.JaxRuntimeError as problem:
+    except Exception as problem:
       if jax.process_count() == 1:
         raise
-      _exit(RuntimeError(f'another process of the run was lost; start all again to continue ({problem})'), 1)
+      _leave(problem)
 
   try:
     app.run(start, flags_parser=parse)
@@ -82,6 +83,19 @@ def run(main: Callable, *, config_from_workdir: bool = False):
     _exit(refusal, 2)
   except flags.Error as error:
     _exit(error, 2)
+
+
+def _leave(problem: Exception):
+  """Ends one process of several at an error of its own, or one that a lost process caused wherever it was met."""
+  from jax.errors import JaxRuntimeError
+
+  cause: BaseException | None = problem
+  while cause is not None and not isinstance(cause, JaxRuntimeError):
+    cause = cause.__context__
+  if cause is None or 'RESOURCE_EXHAUSTED' in str(cause):  # memory of this process ran out
+    traceback.print_exc()
+    _exit(problem, 1)
+  _exit(RuntimeError(f'another process of the run was lost; start all again to continue ({cause})'), 1)
 
 
 def _exit(problem: Exception, code: int):

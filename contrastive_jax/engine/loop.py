@@ -29,12 +29,11 @@ def fit(run: Run, path: pathlib.Path, *, profile: bool = False) -> dict[str, flo
     Refusal: the checkpoints there are of another model, or all damaged.
     SystemExit: SIGTERM came; the state is saved, and the exit code is 0.
   """
-  options = run.options
-  checkpoints = Checkpoints(path / 'checkpoints', keep_last=options.keep_last, keep_best=options.keep_best)
+  checkpoints = Checkpoints(path / 'checkpoints', keep_last=run.options.keep_last, keep_best=run.options.keep_best)
   with _sigterm() as stopping:
     run, state, start = _begin(run, path, checkpoints)
     state, scores = _continue(run, path, checkpoints, state, start, stopping, profile)
-    return _finish(run, path, state, scores, report=options.report and not stopping(run.info.total_steps))
+    return _finish(run, path, state, scores, report=run.options.report and not stopping(run.info.total_steps))
 
 
 def _begin(run: Run, path: pathlib.Path, checkpoints: Checkpoints) -> tuple[Run, TrainState, int]:
@@ -157,9 +156,9 @@ def _finish(run: Run, path: pathlib.Path, state: TrainState, scores: dict[str, f
   if report:
     from contrastive_jax.engine import report as pages  # matplotlib and scikit-learn, only where a report is made
 
-    batches = sweep(run.sources['test'], batch_size=min(1024, run.sources['test'].num_examples))
-    images = np.concatenate([b['image'][b['mask']] for b in batches])
-    workdir.write_embeddings(path, run.embedder.at(state.params, state.state)('test'), images)
+    source = run.sources['test']
+    images = np.concatenate([b['image'][b['mask']] for b in sweep(source, batch_size=min(1024, source.num_examples))])
+    workdir.write_embeddings(path, run.embedder.at(state.params, state.state)('test'), images, source.label_names)
     if processes.first():
       print(f'report: {pages.build(path)}', flush=True)
   return scores or workdir.read_evaluations(path)['evaluations'][-1]['scores']

@@ -47,8 +47,8 @@ def uniformity(
   r"""Logarithm of the mean Gaussian potential between all pairs,
   :math:`\log \frac{2}{B(B-1)} \sum_{i<j} e^{-t \lVert x_i - x_j \rVert^2}`.
 
-  0 when all rows coincide; never less than -2t B / (B - 1), which rows spread as a simplex reach; near -2t for random unit vectors of high
-  dimension. Exact for rows of any norm.
+  0 when all rows coincide; never less than -2t B / (B - 1), which rows spread as a simplex reach; near -2t for random
+  unit vectors of high dimension. Exact for rows of any norm.
 
   Args:
     x: `[B, D]`, B >= 2.
