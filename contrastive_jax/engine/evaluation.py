@@ -41,16 +41,26 @@ class Embedder:
 
     self._plain, self._augmented = jax.jit(plain), jax.jit(augmented)
 
-  def at(self, params: Params, state: State) -> Callable[..., Embedded]:
-    """`embed` of these parameters."""
+  def at(self, params: Params, state: State, *, on_host: bool = False) -> Callable[..., Embedded]:
+    """`embed` of these parameters, for evaluators: its rows lie on the mesh, so that all devices share their work.
+
+    With `on_host` they stay NumPy arrays.
+    """
     made: dict[tuple[str, int | None], Embedded] = {}
 
     def embed(split: str, view: int | None = None) -> Embedded:
       if (split, view) not in made:
         made[split, view] = self._embed(params, state, split, view)
-      return made[split, view]
+      return made[split, view] if on_host else self._placed(made[split, view])
 
     return embed
+
+  def _placed(self, embedded: Embedded) -> Embedded:
+    # Arrays cannot be split unevenly: rows that do not divide among the devices are whole on each of them.
+    divides = len(embedded.index) % self._mesh.size == 0
+    sharding = batch_sharding(self._mesh) if divides else NamedSharding(self._mesh, P())
+    features, projection = processes.put((embedded.features, embedded.projection), sharding)
+    return embedded._replace(features=features, projection=projection)
 
   def _embed(self, params, state, split: str, view: int | None) -> Embedded:
     parts: list[dict[str, np.ndarray]] = []

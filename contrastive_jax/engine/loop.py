@@ -156,9 +156,9 @@ def _finish(run: Run, path: pathlib.Path, state: TrainState, scores: dict[str, f
   if report:
     from contrastive_jax.engine import report as pages  # matplotlib and scikit-learn, only where a report is made
 
-    source = run.sources['test']
+    source, embed = run.sources['test'], run.embedder.at(state.params, state.state, on_host=True)
     images = np.concatenate([b['image'][b['mask']] for b in sweep(source, batch_size=min(1024, source.num_examples))])
-    workdir.write_embeddings(path, run.embedder.at(state.params, state.state)('test'), images, source.label_names)
+    workdir.write_embeddings(path, embed('test'), images, source.label_names)
     if processes.first():
       print(f'report: {pages.build(path)}', flush=True)
   return scores or workdir.read_evaluations(path)['evaluations'][-1]['scores']

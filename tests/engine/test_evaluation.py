@@ -1,0 +1,48 @@
+"""Embedded splits, and the devices that share the work on them."""
+
+import jax
+import numpy as np
+import pytest
+
+from contrastive_jax.data import sources, views
+from contrastive_jax.engine.evaluation import Embedder, raw_pixels, scores
+from contrastive_jax.engine.state import data_mesh
+from contrastive_jax.evals import geometry, knn, linear
+
+
+def cut(source, n):
+  """The first n examples of a source."""
+  return source._replace(num_examples=n)
+
+
+@pytest.fixture(scope='module')
+def pixels():
+  """`embed` of raw pixels, with 64 training and 45 test digits, on so many devices."""
+  made = {'train': cut(sources.digits(split='train'), 64), 'test': cut(sources.digits(split='test'), 45)}
+  views_ = views.digits(mean=(0.0,), std=(1.0,))
+
+  def embedder(devices, **options):
+    return Embedder(raw_pixels, made, views_, mesh=data_mesh(devices), batch_size=32, seed=0).at({}, {}, **options)
+
+  return embedder
+
+
+def test_rows_for_evaluators_are_split_over_the_devices_where_they_divide(pixels):
+  embed = pixels(8)
+  train, test = embed('train').features, embed('test').projection
+  assert {shard.data.shape for shard in train.addressable_shards} == {(8, 64)} and len(train.sharding.device_set) == 8
+  assert test.sharding.is_fully_replicated and len(test.sharding.device_set) == 8
+
+
+def test_rows_on_the_host_are_those_on_the_devices(pixels):
+  here, there = pixels(8, on_host=True)('test', view=1), pixels(8)('test', view=1)
+  assert isinstance(here.features, np.ndarray)
+  for mine, theirs in zip(here, there, strict=True):
+    np.testing.assert_array_equal(mine, jax.device_get(theirs))
+
+
+def test_scores_are_the_same_on_one_and_on_eight_devices(pixels):
+  evaluators = {'knn': knn.make(k=5), 'linear': linear.make(strengths=(1e-2,)), 'geometry': geometry.make()}
+  alone, shared = (scores(evaluators, pixels(devices)) for devices in (1, 8))
+  assert alone.keys() == shared.keys()
+  assert shared == pytest.approx(alone, rel=1e-4, abs=1e-5)
