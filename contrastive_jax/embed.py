@@ -6,11 +6,15 @@
 From Python: `contrastive_jax.load(workdir).embed(images)`.
 """
 
+import os
 import pathlib
+import secrets
+from collections.abc import Mapping
 
 from absl import flags
 
 from contrastive_jax.engine import command
+from contrastive_jax.engine.checkpoint_flag import CHECKPOINT
 
 _SPLIT = flags.DEFINE_string('split', 'test', "Split of the run's data set to embed, where --images is not given.")
 _IMAGES = flags.DEFINE_string('images', None, "A .npz file with an array 'image', uint8 [n, h, w] or [n, h, w, c].")
@@ -19,8 +23,6 @@ _OUTPUT = flags.DEFINE_string('output', None, 'The .npz file to write; must not 
 
 def main(config, workdir: str):
   """Writes `features`, `projection`, and `label` and `index` where a split is embedded."""
-  import numpy as np
-
   from contrastive_jax.data.sources import read_images
   from contrastive_jax.engine.serve import load
   from contrastive_jax.types import Refusal
@@ -33,11 +35,32 @@ def main(config, workdir: str):
   if not output.parent.is_dir():
     raise Refusal(f"--output='{output}' lies in no directory that exists")
   images = None if _IMAGES.value is None else read_images(_IMAGES.value)
-  model = load(workdir, config)
+  model = load(workdir, config, checkpoint=CHECKPOINT.value)
   fields = model.embed_split(_SPLIT.value)._asdict() if images is None else model.embed_both(images)
-  with output.open('xb') as file:  # given a name, numpy would add .npz to it and write over another file
-    np.savez(file, **fields)
+  _write(output, fields)
   print(f'{output}: ' + ', '.join(f'{k} {list(v.shape)}' for k, v in fields.items()))
+
+
+def _write(output: pathlib.Path, fields: Mapping):
+  """Writes the file beside its place: under its name it is whole or not there, and never in place of another."""
+  import numpy as np
+
+  from contrastive_jax.types import Refusal
+
+  unfinished = output.with_name(f'.{output.name}.{secrets.token_hex(4)}')
+  try:
+    with unfinished.open('xb') as file:  # given a name, numpy would add .npz to it
+      np.savez(file, **fields)
+      file.flush()
+      os.fsync(file.fileno())
+    try:
+      os.link(unfinished, output)  # a rename would replace a file that came meanwhile
+    except FileExistsError:
+      raise Refusal(f"--output='{output}' exists already") from None
+    except OSError:  # a file system without hard links
+      unfinished.rename(output)
+  finally:
+    unfinished.unlink(missing_ok=True)
 
 
 def run():

@@ -3,27 +3,40 @@
 import pathlib
 
 from contrastive_jax.engine import command
+from contrastive_jax.engine.checkpoint_flag import CHECKPOINT
+
+# What the floors depend on, besides the options of each evaluator.
+_FLOORS_DEPEND_ON = ('data', 'seed', 'encoder', 'head', 'method')
 
 
 def main(config, workdir: str):
-  """Prints the scores of the newest checkpoint beside the floors. Nothing of the run is changed."""
-  from contrastive_jax.engine import evaluation, resolve, serve, setup
-  from contrastive_jax.engine.workdir import read_evaluations
+  """Prints the scores of a checkpoint (--checkpoint) beside the floors. Nothing of the run is changed."""
+  from contrastive_jax.engine import evaluation, serve, setup
 
   run = setup.build(config)
-  params, state, step = serve.restore(run, workdir)
+  params, state, step = serve.restore(run, workdir, CHECKPOINT.value)
   usable, columns = evaluation.possible(run.evaluators, {f'step {step}': run.embedder.at(params, state)})
-  floors = read_evaluations(pathlib.Path(workdir))['floors']
-  trained_with = resolve.load(workdir).evals
-  changed = {k: evaluator for k, evaluator in usable.items() if config.evals[k] != trained_with.get(k)}
-  if changed:  # the floors on record are those of other options
-    _, again = evaluation.possible(changed, run.floors(run.fresh()))
-    floors = {floor: floors.get(floor, {}) | scores for floor, scores in again.items()}
-  columns |= floors
+  columns |= _floors(run._replace(evaluators=usable), config, workdir)
   print(f'{"":32s}' + ''.join(f'{name:>18s}' for name in columns))
   for metric in columns[f'step {step}']:
     cells = (f'{column[metric]:18.4f}' if metric in column else f'{"-":>18s}' for column in columns.values())
     print(f'{metric:32s}' + ''.join(cells))
+
+
+def _floors(run, config, workdir: str) -> dict[str, dict[str, float]]:
+  """The floors on record; measured again where they are those of another config than is evaluated here."""
+  from contrastive_jax.engine import evaluation, resolve
+  from contrastive_jax.engine.workdir import read_evaluations
+
+  recorded, trained_with = read_evaluations(pathlib.Path(workdir))['floors'], resolve.load(workdir)
+  if any(config[key] != trained_with[key] for key in _FLOORS_DEPEND_ON):
+    recorded = {}
+  known = {k for k in run.evaluators if recorded and config.evals[k] == trained_with.evals.get(k)}
+  stale = {k: evaluator for k, evaluator in run.evaluators.items() if k not in known}
+  if not stale:
+    return recorded
+  _, again = evaluation.possible(stale, run.floors(run.fresh()))
+  return {floor: recorded.get(floor, {}) | scores for floor, scores in again.items()}
 
 
 def run():

@@ -5,10 +5,10 @@ file                    what the report takes from it
 ======================  ===============================================================================================
 ``config.json``         resolved configuration, nested
 ``metrics.jsonl``       training curves
-``evaluations.json``    ``{"evaluations": [{"step": 600, "split": "test", "scores": {"knn/accuracy": 0.96}}, ...],
+``evaluations.json``    ``{"evaluations": [{"step": 600, "scores": {"knn/accuracy": 0.96}}, ...],
                         "floors": {"raw pixels": {"knn/accuracy": 0.97}, "random encoder": {...}}}``
-``embeddings.npz``      one split: features [n, d], projection [n, p], label [n], index [n]; where there are any, image
-                        uint8 [n, h, w, c] and label_names [c]
+``embeddings.npz``      the test split: features [n, d], projection [n, p], label [n], index [n]; where there are any,
+                        image uint8 [n, h, w, c] and label_names [c]
 ``glossary.json``       one-line meanings of metrics
 ``versions.json``       versions of packages, devices
 ======================  ===============================================================================================

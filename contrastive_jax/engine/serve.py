@@ -1,4 +1,4 @@
-"""Using a trained run: its newest checkpoint as a function of images."""
+"""Using a trained run: one of its checkpoints as a function of images."""
 
 import pathlib
 
@@ -14,16 +14,16 @@ from contrastive_jax.models.load import save_safetensors
 from contrastive_jax.types import Embedded, Refusal
 
 
-def restore(run: setup.Run, workdir: str | pathlib.Path):
-  """Parameters, method state and step of the newest usable checkpoint.
+def restore(run: setup.Run, workdir: str | pathlib.Path, checkpoint: int | str = 'newest'):
+  """Parameters, method state and step of a checkpoint: 'newest', 'best' or a step, as `restore_params` reads them.
 
   Raises:
-    Refusal: there is none, or it is of another model.
+    Refusal: there is none such, or it is of another model.
   """
   shapes = jax.eval_shape(lambda key: run.method.init(key, run.zeros(), run.info), jax.random.key(0))
   like = {'params': shapes[0], 'state': shapes[1], 'step': jax.ShapeDtypeStruct((), np.int32)}
   like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=run.replicated()), like)
-  found = restore_params(pathlib.Path(workdir, 'checkpoints'), like=like)
+  found = restore_params(pathlib.Path(workdir, 'checkpoints'), like=like, checkpoint=checkpoint)
   return found['params'], found['state'], int(found['step'])
 
 
@@ -35,9 +35,9 @@ class Model:
     params: nested dict of parameters.
   """
 
-  def __init__(self, run: setup.Run, workdir: str | pathlib.Path):
+  def __init__(self, run: setup.Run, workdir: str | pathlib.Path, checkpoint: int | str = 'newest'):
     self._run = run
-    self.params, self._state, self.step = restore(run, workdir)
+    self.params, self._state, self.step = restore(run, workdir, checkpoint)
 
     def both(params, state, images):
       return run.method.embed(params, state, {'view_0': jax.vmap(run.views.plain)(images)})
@@ -78,22 +78,29 @@ class Model:
     """A split ('train' or 'test') of the data set that the run was trained on."""
     if split not in self._run.sources:
       raise Refusal(f"unknown split '{split}' (known: {', '.join(self._run.sources)})")
-    return self._run.embedder.at(self.params, self._state)(split)
+    return self._run.embedder.at(self.params, self._state, on_host=True)(split)
 
   def save_safetensors(self, path: str | pathlib.Path):
-    """Writes the parameters to a .safetensors file, from which `config.train.init_from` can start."""
-    save_safetensors(path, self.params)
+    """Writes parameters and batch statistics to a .safetensors file, from which `config.train.init_from` can start."""
+    save_safetensors(path, self.params, stats=self._state.get('stats'))
 
 
-def load(workdir: str | pathlib.Path, config: ml_collections.ConfigDict | None = None) -> Model:
+def load(
+  workdir: str | pathlib.Path,
+  config: ml_collections.ConfigDict | None = None,
+  *,
+  checkpoint: int | str = 'newest',
+) -> Model:
   """The trained model of a run.
 
   Args:
     workdir: directory given to `contrastive_jax.train`.
     config: in place of the run's own; rarely needed.
+    checkpoint: 'newest', 'best' (the highest score of `config.train.best` that was kept with one) or a step. Of the
+      first two, damaged ones are passed over with a warning.
 
   Raises:
-    Refusal: no run there, or no usable checkpoint.
+    Refusal: no run there, or no usable checkpoint; a step that is not there or is damaged.
   """
   config = resolve.load(str(workdir)) if config is None else config
-  return Model(setup.build(config), workdir)
+  return Model(setup.build(config), workdir, checkpoint)

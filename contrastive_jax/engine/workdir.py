@@ -5,7 +5,7 @@ import json
 import os
 import pathlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import ml_collections
@@ -148,10 +148,13 @@ def write_floors(workdir: pathlib.Path, floors: Mapping[str, Mapping[str, float]
   )
 
 
-def write_embeddings(workdir: pathlib.Path, embedded, images: np.ndarray):
-  """Saves an embedded split, with its pictures, for the report."""
+def write_embeddings(workdir: pathlib.Path, embedded, images: np.ndarray, label_names: Sequence[str]):
+  """Saves an embedded split, with its pictures and the names of its classes (where they have any), for the report."""
   if not processes.first():
     return
   part = workdir / 'embeddings.part.npz'
-  np.savez_compressed(part, image=images, **embedded._asdict())
+  arrays = embedded._asdict() | {'image': images}
+  if label_names:
+    arrays['label_names'] = np.array(label_names)
+  np.savez_compressed(part, **arrays)
   os.replace(part, workdir / EMBEDDINGS)

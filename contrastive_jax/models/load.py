@@ -13,22 +13,30 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from contrastive_jax.models import options
-from contrastive_jax.types import Params, Refusal
+from contrastive_jax.types import Params, Refusal, State
 
 SHOWN = 3  # parameters named in a refusal
+STATS = 'stats'  # begins the names of batch statistics in a file
 
 
-def save_safetensors(path: str | os.PathLike, params: Params) -> None:
+def save_safetensors(path: str | os.PathLike, params: Params, *, stats: State | None = None) -> None:
   """Writes a nested dict of arrays as one file, names joined by '/' ('stem_conv/kernel').
 
   The file appears under its name only when it is complete, and carries a checksum of its contents. Empty dicts are
   not kept.
 
+  Args:
+    path: of the file; folders are made.
+    params: nested dict of arrays.
+    stats: nested dict of batch statistics, written beside the parameters as 'stats/...'.
+
   Raises:
-    Refusal: a name that contains '/', or nothing to write.
+    Refusal: a name that contains '/', parameters named 'stats' beside statistics, or nothing to write.
   """
   path = pathlib.Path(path)
-  names = flatten_dict(params)
+  if stats and STATS in params:
+    raise Refusal(f"parameters named '{STATS}' cannot be written beside batch statistics, which have that name")
+  names = flatten_dict({**params, STATS: stats} if stats else params)
   for name in names:
     if any('/' in part for part in name):
       raise Refusal(f"parameter {name} cannot be written: '/' separates the parts of a name")
@@ -48,7 +56,9 @@ def save_safetensors(path: str | os.PathLike, params: Params) -> None:
 
 
 def load_safetensors(path: str | os.PathLike) -> dict:
-  """Reads a nested dict of numpy arrays. Files from elsewhere, without our checksum, are read unchecked.
+  """Reads a nested dict of numpy arrays, with batch statistics under 'stats' where they were written.
+
+  Files from elsewhere, without our checksum, are read unchecked.
 
   Raises:
     Refusal: no such file, not a safetensors file, truncated, or contents that do not match the checksum.

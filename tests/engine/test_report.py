@@ -62,7 +62,6 @@ def made_up_run(workdir, n=60):
   scores = [
     {
       'step': step,
-      'split': 'test',
       'scores': {'linear/accuracy': 0.5 + step / 200, 'knn/accuracy': 0.9, 'geometry/alignment': 1.0},
     }
     for step in (0, 40, 80)

@@ -21,9 +21,8 @@ def assert_same(a, b):
 def test_a_model_and_its_statistics_survive_the_file(tmp_path):
   encoder = resnet.make(width=8, stem='cifar')
   params, stats = jax.jit(encoder.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
-  both = {'params': params, 'stats': stats}
-  load.save_safetensors(tmp_path / 'new' / 'model.safetensors', both)
-  assert_same(both, load.load_safetensors(tmp_path / 'new' / 'model.safetensors'))
+  load.save_safetensors(tmp_path / 'new' / 'model.safetensors', params, stats=stats)
+  assert_same({**params, 'stats': stats}, load.load_safetensors(tmp_path / 'new' / 'model.safetensors'))
 
 
 def test_scalars_transposed_arrays_and_other_dtypes_survive_the_file(tmp_path):
@@ -105,6 +104,8 @@ def test_names_that_would_be_ambiguous_and_empty_files_are_refused(tmp_path):
     load.save_safetensors(tmp_path / 'a', {'a/b': np.ones(1)})
   with pytest.raises(Refusal, match='there are no parameters'):
     load.save_safetensors(tmp_path / 'a', {'head': {}})
+  with pytest.raises(Refusal, match="parameters named 'stats'"):
+    load.save_safetensors(tmp_path / 'a', {'stats': np.ones(1)}, stats={'mean': np.ones(1)})
   assert not any(tmp_path.iterdir())
 
 
