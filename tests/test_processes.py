@@ -54,10 +54,10 @@ def training_loss(path) -> list[tuple[int, float]]:
   return [(line['step'], line['loss']) for line in metrics.read(path) if 'loss' in line]
 
 
-def signalled_after(processes, path, steps: int, how: int):
-  """Sends the second process a signal once so many steps are measured."""
+def signalled_after(processes, path, steps: int, how: int, saved: int | None = None):
+  """Sends the second process a signal once so many steps are measured, and the checkpoint of one is there."""
   deadline = time.monotonic() + 180
-  while len(training_loss(path)) < steps:
+  while len(training_loss(path)) < steps or not (saved is None or (path / f'checkpoints/{saved:08d}').exists()):
     assert time.monotonic() < deadline and all(p.poll() is None for p in processes), ended(processes, 1)
     time.sleep(0.01)
   processes[1].send_signal(how)
@@ -92,7 +92,7 @@ def test_only_the_first_process_speaks(two):
 
 def test_a_process_that_is_lost_ends_the_other_and_both_resume_exactly(two, tmp_path):
   processes = launched(tmp_path / 'run')
-  signalled_after(processes, tmp_path / 'run', 15, signal.SIGKILL)
+  signalled_after(processes, tmp_path / 'run', 15, signal.SIGKILL, saved=10)
   began = time.monotonic()
   (code, _, err), _ = ended(processes, 60)
   # Where it waits for the other outside of a collective, JAX's own service notices the silence and ends it.
