@@ -27,8 +27,8 @@ class Options(NamedTuple):
   # Steps between checkpoints; None: a tenth of the run. Evaluated steps are saved too where the best are kept.
   checkpoint_every: int | None = None
   keep_last: int = 2  # newest checkpoints kept
-  keep_best: int = 1  # best checkpoints kept, by the metric below
-  best: str = 'knn/accuracy'
+  keep_best: int = 1  # best checkpoints kept, by the score below; 0 where no score is to choose
+  best: str = 'knn/accuracy'  # a score of `evals` of which more is better
   microbatch: int | None = None  # examples embedded at once by cached gradients; None: the whole batch
   devices: int | None = None  # None: all
   # (regular expression over paths of the train state, (mesh axis or None, ...)) pairs; others are replicated.

@@ -12,7 +12,7 @@ import inspect
 import pathlib
 import pkgutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import ml_collections
 
@@ -170,21 +170,22 @@ def build(section, kind: str, *arguments, name: str | None = None, **keywords):
   return factory(kind, name or section['name'])(*arguments, **keywords, **given)
 
 
-def _glossary(kind: str, name: str) -> dict[str, str]:
-  return importlib.import_module(factory(kind, name).__module__).GLOSSARY
+def _module(kind: str, name: str):
+  return importlib.import_module(factory(kind, name).__module__)
 
 
 def glossary(config) -> dict[str, str]:
   """One-line meanings of the metrics of the config's method and of the scores of its evaluators."""
-  found = _glossary('method', config.method.name)
+  found = _module('method', config.method.name).GLOSSARY
   for name in config.evals:
-    found = found | _glossary('evals', name)
+    found = found | _module('evals', name).GLOSSARY
   return found
 
 
-def all_scores() -> list[str]:
-  """The names of the scores of all evaluators that there are."""
-  return [score for name in _known('evals') for score in _glossary('evals', name)]
+def best_scores(evaluators: Iterable[str] | None = None) -> list[str]:
+  """The scores that can say which checkpoint is the best, of these evaluators; None: of all that there are."""
+  names = _known('evals') if evaluators is None else evaluators
+  return [score for name in names for score in _module('evals', name).MORE_IS_BETTER]
 
 
 # --- files and overrides ---

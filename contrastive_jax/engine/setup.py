@@ -1,7 +1,7 @@
 """A config made into the functions of a run."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -125,6 +125,7 @@ def build(config: ml_collections.ConfigDict) -> Run:
   if total < 1:
     raise Refusal(f'a run needs at least one step, but config.train asks for {total}')
   _check_intervals(options)
+  _check_best(options, config.evals)
   info = Info(train.num_examples, per_epoch, total, config.data.num_views)
   schedule = resolve.build(config.schedule, 'schedule', total, batch_size)
   optimiser = resolve.build(config.optimiser, 'optimiser', schedule)
@@ -157,9 +158,17 @@ def _check_intervals(options: Options):
       raise Refusal(f'config.train.{name} must be at least 1, but it is {value}')
   if options.keep_best < 0:
     raise Refusal(f'config.train.keep_best must be at least 0, but it is {options.keep_best}')
-  scores = resolve.all_scores()
+
+
+def _check_best(options: Options, evaluators: Collection[str]):
+  """Refuses a `best` that no evaluator of the run measures, or that is lower for better encoders."""
+  matters = options.keep_best and evaluators  # without evaluations no checkpoint is the best
+  scores = resolve.best_scores(evaluators if matters else None)
   if options.best not in scores:
-    raise Refusal(f"config.train.best='{options.best}' is no score of an evaluator{nearest(options.best, scores)}")
+    raise Refusal(
+      f"config.train.best='{options.best}' must be a score that config.evals measures and of which more is better"
+      + nearest(options.best, scores)
+    )
 
 
 def _expand(views_: Views, num_views: int, seed: int, batch, step_: jax.Array):

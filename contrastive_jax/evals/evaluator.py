@@ -25,7 +25,11 @@ unit = jax.jit(losses.unit)
 
 
 class Evaluator(NamedTuple):
-  """`run(embed)` returns metrics by name; the names are explained by the `GLOSSARY` of the module that made it."""
+  """`run(embed)` returns metrics by name.
+
+  The module that makes it explains the names in `GLOSSARY`, and in `MORE_IS_BETTER` lists those that say which of two
+  encoders is the better one.
+  """
 
   run: Callable[[Embed], dict[str, float]]
 

@@ -34,6 +34,8 @@ GLOSSARY = {
   'geometry/negative_mean': 'mean cosine between views of two images',
   'geometry/negative_std': 'standard deviation of the cosine between views of two images',
 }
+# Ranks foretell accuracies where no row has a label (Garrido et al., 2023); the others are not best at an end.
+MORE_IS_BETTER = ('geometry/effective_rank', 'geometry/features_effective_rank')
 
 # Bins of [-1, 1] for pairwise cosines: half a bin, 2.4e-4, bounds the error of the Wasserstein distance.
 BINS = 4096

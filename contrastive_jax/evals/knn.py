@@ -18,6 +18,7 @@ from contrastive_jax.evals.evaluator import Evaluator
 from contrastive_jax.types import Refusal
 
 GLOSSARY = {'knn/accuracy': 'share of labelled test rows that their k most similar training rows classify correctly'}
+MORE_IS_BETTER = ('knn/accuracy',)
 
 
 @functools.partial(jax.jit, static_argnames='k')

@@ -24,6 +24,7 @@ GLOSSARY = {
   'linear/train_accuracy': 'share of labelled training rows that the linear probe classifies correctly',
   'linear/l2': 'strength of the squared penalty, chosen on held-out training rows',
 }
+MORE_IS_BETTER = ('linear/accuracy', 'linear/train_accuracy')
 
 NORMALISATIONS = ('standard', 'unit', 'none')
 

@@ -157,7 +157,9 @@ def test_one_strength_of_the_linear_probe_is_written_as_a_tuple():
     ({'method__temperature': '-0.1'}, 'temperature must be > 0, but it is -0.1'),
     ({'train__steps': '0'}, 'a run needs at least one step, but config.train asks for 0'),
     ({'train__log_every': '0'}, 'config.train.log_every must be at least 1, but it is 0'),
-    ({'train__best': 'knn/acuracy'}, "is no score of an evaluator; did you mean 'knn/accuracy'?"),
+    ({'train__best': 'knn/acuracy'}, "and of which more is better; did you mean 'knn/accuracy'? (known: knn/accuracy)"),
+    ({'train__best': 'linear/accuracy'}, "best='linear/accuracy' must be a score that config.evals measures"),
+    ({'train__best': 'linear/acuracy', 'train__keep_best': '0'}, "did you mean 'linear/accuracy'?"),
     ({'evals__knn__k': '0'}, 'k and temperature must be positive, but they are 0'),
     ({'encoder__widths': '(0,)'}, 'widths is (0,): positive integers are needed'),
     ({'encoder__dtype': 'float64'}, "dtype 'float64' needs jax_enable_x64"),
@@ -272,4 +274,29 @@ def test_a_workdir_stands_for_the_config_of_its_run(tmp_path):
 def test_every_metric_has_a_meaning_by_the_name_of_its_method_or_evaluator():
   meanings = resolve.glossary(load())
   assert {'knn/accuracy', 'positive_similarity'} <= set(meanings)
-  assert {'knn/accuracy', 'linear/accuracy'} <= set(resolve.all_scores())
+
+
+def test_what_chooses_the_best_checkpoint_has_a_meaning_and_grows_with_quality():
+  meanings = resolve.glossary(resolve.load(f'{ROOT}/configs/ssl/simclr.py'))
+  assert {'knn/accuracy', 'linear/accuracy'} <= set(resolve.best_scores()) <= set(meanings)
+  assert resolve.best_scores(['knn']) == ['knn/accuracy']
+  assert not {'geometry/alignment', 'linear/l2', 'geometry/uniformity'} & set(resolve.best_scores())
+
+
+def test_the_best_checkpoint_is_chosen_only_by_what_is_measured_and_by_nothing_that_falls_with_quality():
+  config = load()
+  config.evals = {'geometry': {}}
+  for best in ('geometry/alignment', 'knn/accuracy'):
+    config.train.best = best
+    with pytest.raises(Refusal, match=r'known: geometry/effective_rank, geometry/features_effective_rank'):
+      setup.build(resolve.complete(config))
+  config.train.keep_best = 0
+  assert setup.build(resolve.complete(config)).options.best == 'knn/accuracy'
+  config.train.keep_best, config.train.best = 1, 'geometry/effective_rank'
+  assert setup.build(resolve.complete(config)).options.best == 'geometry/effective_rank'
+
+
+def test_a_run_without_evaluators_needs_no_score():
+  config = load()
+  config.evals = {}
+  assert setup.build(resolve.complete(config)).evaluators == {}
