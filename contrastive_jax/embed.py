@@ -34,6 +34,8 @@ def main(config, workdir: str):
     raise Refusal(f"--output='{output}' exists already")
   if not output.parent.is_dir():
     raise Refusal(f"--output='{output}' lies in no directory that exists")
+  if not os.access(output.parent, os.W_OK | os.X_OK):
+    raise Refusal(f"--output='{output}' lies in a directory that may not be written to")
   images = None if _IMAGES.value is None else read_images(_IMAGES.value)
   model = load(workdir, config, checkpoint=CHECKPOINT.value)
   fields = model.embed_split(_SPLIT.value)._asdict() if images is None else model.embed_both(images)
@@ -57,7 +59,9 @@ def _write(output: pathlib.Path, fields: Mapping):
       os.link(unfinished, output)  # a rename would replace a file that came meanwhile
     except FileExistsError:
       raise Refusal(f"--output='{output}' exists already") from None
-    except OSError:  # a file system without hard links
+    except OSError:  # a file system without hard links: what comes now, between two lines, is replaced
+      if output.exists():
+        raise Refusal(f"--output='{output}' exists already") from None
       unfinished.rename(output)
   finally:
     unfinished.unlink(missing_ok=True)

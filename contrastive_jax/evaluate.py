@@ -13,7 +13,7 @@ def main(config, workdir: str):
   """Prints the scores of a checkpoint (--checkpoint) beside the floors. Nothing of the run is changed."""
   from contrastive_jax.engine import evaluation, serve, setup
 
-  run = setup.build(config)
+  run = setup.build(config, serve.sources(config, workdir))
   params, state, step = serve.restore(run, workdir, CHECKPOINT.value)
   usable, columns = evaluation.possible(run.evaluators, {f'step {step}': run.embedder.at(params, state)})
   columns |= _floors(run._replace(evaluators=usable), config, workdir)

@@ -19,7 +19,7 @@ def main(config, workdir: str):
   run.check()
   if run.options.init_from and not pathlib.Path(workdir, CONFIG).exists():
     warm_start(run.fresh(), run.options.init_from, run.options.init_skip)  # what it refuses, it refuses here
-  scores = loop.fit(run, enter(workdir, config), profile=_PROFILE.value)
+  scores = loop.fit(run, enter(workdir, config, run.sources), profile=_PROFILE.value)
   if not processes.first():
     return
   for name, value in sorted(scores.items()):

@@ -7,9 +7,12 @@ import ml_collections
 import numpy as np
 from jaxtyping import Float
 
+from contrastive_jax.data import identity
+from contrastive_jax.data.sources import Source
 from contrastive_jax.engine import resolve, setup
 from contrastive_jax.engine.checkpoint import restore_params
 from contrastive_jax.engine.state import batch_sharding
+from contrastive_jax.engine.workdir import read_config, read_data
 from contrastive_jax.models.load import save_safetensors
 from contrastive_jax.types import Embedded, Refusal
 
@@ -25,6 +28,34 @@ def restore(run: setup.Run, workdir: str | pathlib.Path, checkpoint: int | str =
   like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=run.replicated()), like)
   found = restore_params(pathlib.Path(workdir, 'checkpoints'), like=like, checkpoint=checkpoint)
   return found['params'], found['state'], int(found['step'])
+
+
+def sources(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> dict[str, Source]:
+  """The splits that a config names, for a trained run: normalised by the statistics of the data it was trained on.
+
+  Raises:
+    Refusal: the data are missing; the config names those of the run and they have changed (what differs is named), or
+      it names others, whose images have other channels.
+  """
+  found, record = setup.sources(config), read_data(workdir)
+  if not record:
+    return found
+  changed = identity.differences(record, identity.describe(found)) if _of_the_run(config, workdir) else []
+  if changed:
+    raise Refusal(f"the data are not those that the run in '{workdir}' was trained on: {'; '.join(changed)}")
+  trained = record['train']
+  for source in found.values():
+    if source.image_shape[2] != trained['image_shape'][2]:
+      raise Refusal(
+        f"images of '{source.name}' are {list(source.image_shape)}, but the run in '{workdir}' was trained on "
+        f'{trained["image_shape"]}: as many channels are needed'
+      )
+  return {k: source._replace(mean=tuple(trained['mean']), std=tuple(trained['std'])) for k, source in found.items()}
+
+
+def _of_the_run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> bool:
+  """Whether a config names the data set that the run was trained on."""
+  return config.data.source == resolve.load(str(workdir)).data.source
 
 
 class Model:
@@ -75,7 +106,11 @@ class Model:
     return self.embed_both(images)['features']
 
   def embed_split(self, split: str) -> Embedded:
-    """A split ('train' or 'test') of the data set that the run was trained on."""
+    """A split ('train' or 'test') of the data set that the run was trained on.
+
+    Raises:
+      Refusal: an unknown split; the data set is missing, or is another by now.
+    """
     if split not in self._run.sources:
       raise Refusal(f"unknown split '{split}' (known: {', '.join(self._run.sources)})")
     return self._run.embedder.at(self.params, self._state, on_host=True)(split)
@@ -91,16 +126,21 @@ def load(
   *,
   checkpoint: int | str = 'newest',
 ) -> Model:
-  """The trained model of a run.
+  """The trained model of a run. Its data set need not be there: only `embed_split` reads it.
 
   Args:
     workdir: directory given to `contrastive_jax.train`.
-    config: in place of the run's own; rarely needed.
+    config: in place of the run's own; rarely needed. Another data set that it names is opened at once.
     checkpoint: 'newest', 'best' (the highest score of `config.train.best` that was kept with one) or a step. Of the
       first two, damaged ones are passed over with a warning.
 
   Raises:
     Refusal: no run there, or no usable checkpoint; a step that is not there or is damaged.
   """
-  config = resolve.load(str(workdir)) if config is None else config
-  return Model(setup.build(config), workdir, checkpoint)
+  read_config(workdir)  # refuses what holds no run
+  given, record = resolve.load(str(workdir)) if config is None else config, read_data(workdir)
+  if record and _of_the_run(given, workdir):
+    data = identity.promised(record, lambda: sources(given, workdir))
+  else:
+    data = sources(given, workdir)
+  return Model(setup.build(given, data), workdir, checkpoint)

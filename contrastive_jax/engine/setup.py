@@ -1,6 +1,7 @@
 """A config made into the functions of a run."""
 
 import functools
+import inspect
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
@@ -15,14 +16,22 @@ from contrastive_jax import losses
 from contrastive_jax.data.pipeline import steps_per_epoch, sweep
 from contrastive_jax.data.sources import Source
 from contrastive_jax.data.views import Views, expand
-from contrastive_jax.engine import resolve, state, step
+from contrastive_jax.engine import resolve, state, step, values
 from contrastive_jax.engine.evaluation import Embedder, example_views, raw_pixels
 from contrastive_jax.engine.options import Options
 from contrastive_jax.evals.evaluator import Evaluator
 from contrastive_jax.methods.base import Info, Method
 from contrastive_jax.types import Refusal, nearest
 
-_FOLDS = ('chunked', 'dense', 'ring')
+# `local` is for a caller's own shard_map: in a run it would be `chunked`, or leave negatives out.
+_FOLDS: dict[str, Callable] = {
+  'auto': lambda: 'auto',
+  'chunked': losses.chunked,
+  'dense': losses.dense,
+  'ring': losses.ring,
+}
+# Seeds beyond 32 bits would give the same keys as smaller ones.
+_SEEDS = 2**32
 
 
 class Run(NamedTuple):
@@ -94,29 +103,28 @@ def method(config) -> Method:
 
 
 def _with_fold(section):
-  """A method section whose fold, if it is more than a name, is the fold that dict(name=..., ...) describes."""
+  """A method section whose fold, a name or dict(name=..., ...), has become the fold that it describes."""
   given = section.get('fold', 'auto')
-  if isinstance(given, str):
-    return section
-  options = dict(given)
+  options = dict(given) if isinstance(given, ml_collections.ConfigDict) else {'name': given}
   name = options.pop('name', None)
   if name not in _FOLDS:
     raise Refusal(f"unknown fold '{name}' in config.method.fold{nearest(str(name), _FOLDS)}")
-  fold = getattr(losses, name)
-  for key in options:
-    if key not in fold._fields:
-      raise Refusal(f"unknown key '{key}' in config.method.fold: {name} has no such option{nearest(key, fold._fields)}")
-  return section.to_dict() | {'fold': fold(**options)}
+  known = {k: p for k, p in inspect.signature(_FOLDS[name]).parameters.items() if k != 'mesh'}  # the run's own mesh
+  for key, value in options.items():
+    if key not in known:
+      raise Refusal(f"unknown key '{key}' in config.method.fold: {name} has no such option{nearest(key, known)}")
+    options[key] = values.checked(f'config.method.fold.{key}', value, known[key])
+  return section.to_dict() | {'fold': _FOLDS[name](**options)}
 
 
-def build(config: ml_collections.ConfigDict) -> Run:
-  """Resolves a completed config.
+def build(config: ml_collections.ConfigDict, data: dict[str, Source] | None = None) -> Run:
+  """Resolves a completed config; `data` are the splits to use in place of those that it names.
 
   Raises:
     Refusal: what the config asks for cannot be had: data missing, a batch larger than them, an unknown name, ...
   """
   options = Options(**config.train)
-  data, mesh = sources(config), state.data_mesh(options.devices)
+  data, mesh = sources(config) if data is None else data, state.data_mesh(options.devices)
   train, batch_size = data['train'], config.data.batch_size
   if config.data.num_views < 1:
     raise Refusal(f'config.data.num_views must be at least 1, but it is {config.data.num_views}')
@@ -126,6 +134,8 @@ def build(config: ml_collections.ConfigDict) -> Run:
     raise Refusal(f'a run needs at least one step, but config.train asks for {total}')
   _check_intervals(options)
   _check_best(options, config.evals)
+  if not 0 <= config.seed < _SEEDS:
+    raise Refusal(f'config.seed must be from 0 to {_SEEDS - 1}, but it is {config.seed}')
   info = Info(train.num_examples, per_epoch, total, config.data.num_views)
   schedule = resolve.build(config.schedule, 'schedule', total, batch_size)
   optimiser = resolve.build(config.optimiser, 'optimiser', schedule)

@@ -12,10 +12,13 @@ import ml_collections
 import numpy as np
 
 import contrastive_jax
+from contrastive_jax.data import identity
+from contrastive_jax.data.sources import Source
 from contrastive_jax.engine import processes
 from contrastive_jax.types import Refusal
 
-CONFIG, EVALUATIONS, VERSIONS, EMBEDDINGS = 'config.json', 'evaluations.json', 'versions.json', 'embeddings.npz'
+CONFIG, DATA, EVALUATIONS, VERSIONS = 'config.json', 'data.json', 'evaluations.json', 'versions.json'
+EMBEDDINGS = 'embeddings.npz'
 PART = '.part'  # ends the name of a file that is being written
 
 
@@ -44,21 +47,28 @@ def _plain(config) -> dict:
   return json.loads(json.dumps(config.to_dict()))
 
 
-def enter(workdir: str, config: ml_collections.ConfigDict) -> pathlib.Path:
+def enter(workdir: str, config: ml_collections.ConfigDict, sources: Mapping[str, Source]) -> pathlib.Path:
   """Makes the directory of a run, or finds the same run there to continue it; the first process makes, others find.
 
+  Args:
+    workdir: the directory.
+    config: completed.
+    sources: the splits of the run's data set.
+
   Raises:
-    Refusal: the directory holds another run (the first differing keys are named), or other files.
+    Refusal: the directory holds another run (the first differing key is named), or the same on other data (what
+      differs is named), or other files.
   """
+  data = identity.describe(sources)
   if processes.first():
-    path = _enter(workdir, config)
+    path = _enter(workdir, config, data)
     processes.wait('workdir')
     return path
   processes.wait('workdir')
-  return _enter(workdir, config)
+  return _enter(workdir, config, data)
 
 
-def _enter(workdir: str, config: ml_collections.ConfigDict) -> pathlib.Path:
+def _enter(workdir: str, config: ml_collections.ConfigDict, data: identity.Record) -> pathlib.Path:
   path = pathlib.Path(workdir)
   given = _plain(config)
   if (path / CONFIG).exists():
@@ -71,8 +81,13 @@ def _enter(workdir: str, config: ml_collections.ConfigDict) -> pathlib.Path:
         f"workdir '{workdir}' holds a run with config.{key}={there.get(key)!r}, not {here.get(key)!r}{more}: "
         'give another --workdir, or that config to continue it'
       )
-    if not (path / VERSIONS).exists():
-      write_json(path / VERSIONS, versions())
+    changed = identity.differences(read_data(path), data)
+    if changed:
+      raise Refusal(
+        f"workdir '{workdir}' holds a run on other data: {'; '.join(changed)}: give another --workdir, or those data "
+        'to continue it'
+      )
+    _write_missing(path, data)
     return path
   # A kill before the config was there leaves at most an unfinished file.
   if path.exists() and (not path.is_dir() or any(p.suffix != PART for p in path.iterdir())):
@@ -82,8 +97,16 @@ def _enter(workdir: str, config: ml_collections.ConfigDict) -> pathlib.Path:
   except OSError as error:
     raise Refusal(f"workdir '{workdir}' cannot be made: {error}") from None
   write_json(path / CONFIG, given)
-  write_json(path / VERSIONS, versions())
+  _write_missing(path, data)
   return path
+
+
+def _write_missing(path: pathlib.Path, data: identity.Record):
+  """What a kill right after the config was written has left out."""
+  if not (path / DATA).exists():
+    write_json(path / DATA, data)
+  if not (path / VERSIONS).exists():
+    write_json(path / VERSIONS, versions())
 
 
 def _listed(value):
@@ -102,6 +125,19 @@ def read_config(workdir: str | pathlib.Path) -> ml_collections.ConfigDict:
   try:
     return ml_collections.ConfigDict(json.loads(path.read_text()))
   except (ValueError, TypeError) as error:
+    raise Refusal(f'{path} is damaged: {error}') from None
+
+
+def read_data(workdir: str | pathlib.Path) -> identity.Record:
+  """The record of a run's data, by split; empty where there is none.
+
+  Raises:
+    Refusal: it is damaged.
+  """
+  path = pathlib.Path(workdir) / DATA
+  try:
+    return json.loads(path.read_text()) if path.exists() else {}
+  except ValueError as error:
     raise Refusal(f'{path} is damaged: {error}') from None
 
 
