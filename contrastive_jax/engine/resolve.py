@@ -7,16 +7,15 @@ overridden from the command line. Below this module nobody sees a config.
 
 import copy
 import importlib
-import importlib.util
 import inspect
+import os
 import pathlib
 import pkgutil
-import sys
 from collections.abc import Callable, Iterable, Mapping
 
 import ml_collections
 
-from contrastive_jax.engine import options, values
+from contrastive_jax.engine import config_file, options, values
 from contrastive_jax.engine.workdir import CONFIG, read_config
 from contrastive_jax.types import Refusal, nearest
 
@@ -192,29 +191,24 @@ def best_scores(evaluators: Iterable[str] | None = None) -> list[str]:
 
 
 def read(path: str) -> ml_collections.ConfigDict:
-  """Runs `get_config()` of a config file; `file.py:variant` calls `get_config('variant')`; a workdir has its config.
+  """The config of a file (`file.py:variant` calls `get_config('variant')`), or that of the run in a workdir.
 
   Raises:
-    Refusal: no such file, or one without `get_config`.
+    Refusal: neither is there, or the file cannot be used (see `config_file.run`).
   """
-  if pathlib.Path(path, CONFIG).is_file():
+  # os.path, unlike pathlib, answers for names that no file can have, too.
+  if os.path.isdir(path):
     return read_config(path)
-  file, _, variant = path.partition(':')
-  if not pathlib.Path(file).is_file():
+  stem, variants, variant = path.partition('.py:')
+  file = stem + '.py' if variants else path
+  if os.path.isfile(file):
+    return config_file.run(file, variant)
+  if file.endswith('.py'):
     raise Refusal(f"no config file '{file}' (from {pathlib.Path.cwd()})")
-  here = str(pathlib.Path.cwd())
-  if here not in sys.path:  # the console scripts, unlike `python -m`, do not look for `configs.common` here
-    sys.path.insert(0, here)
-  spec = importlib.util.spec_from_file_location('config_' + pathlib.Path(file).stem, file)
-  if spec is None or spec.loader is None:
-    raise Refusal(f"config file '{file}' is not a Python file")
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  if not hasattr(module, 'get_config'):
-    raise Refusal(f"'{file}' has no function get_config")
-  if variant and not inspect.signature(module.get_config).parameters:
-    raise Refusal(f"'{file}' has no variants, but ':{variant}' was asked for")
-  return module.get_config(variant) if variant else module.get_config()
+  raise Refusal(
+    f"there is no '{path}' (from {pathlib.Path.cwd()}): the directory of a run, with its {CONFIG}, or a config file, "
+    'FILE.py or FILE.py:VARIANT, is needed'
+  )
 
 
 def load(path: str, overrides: Mapping[str, str] | None = None) -> ml_collections.ConfigDict:

@@ -25,7 +25,7 @@ _PER_BATCH = ('fold', 'precision', 'x_id', 'y_id', 'x_mask', 'y_mask')
 def _objective(loss: str):
   known = [name for name in losses.PAIRWISE if name != 'info_nce_both']
   if loss not in known:
-    raise Refusal(f"unknown loss '{loss}' in config.method.loss{nearest(loss, known)}")
+    raise Refusal(f"unknown loss '{loss}' in config.method.loss{nearest(str(loss), known)}")
   return getattr(losses, loss)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import sys
 
 import ml_collections
 import pytest
@@ -141,6 +142,8 @@ def test_one_strength_of_the_linear_probe_is_written_as_a_tuple():
   assert resolve.load(digits, {'evals.linear.strengths': '(1,)'}).evals.linear.strengths == (1.0,)
   with pytest.raises(Refusal, match=r'linear\.strengths must be a value of type tuple\[float, ...\], but it is 0\.01'):
     resolve.load(digits, {'evals.linear.strengths': '0.01'})
+  with pytest.raises(Refusal, match=r"linear\.strengths must be .*, but it is \(1, 'weak'\)"):
+    resolve.load(digits, {'evals.linear.strengths': "(1, 'weak')"})
 
 
 @pytest.mark.parametrize(
@@ -172,7 +175,21 @@ def test_one_strength_of_the_linear_probe_is_written_as_a_tuple():
     ({'optimiser__no_decay': '('}, "config.optimiser.no_decay '(' is not a regular expression"),
     ({'train__sharding': "[['params/.*', ['modl']]]"}, "no mesh axis 'modl' in config.train.sharding"),
     ({'train__sharding': "[['(', ['data']]]"}, "config.train.sharding '(' is not a regular expression"),
-    ({'method__fold': 'rng'}, "unknown fold 'rng'"),
+    ({'method__fold': 'rng'}, "unknown fold 'rng' in config.method.fold; did you mean 'ring'?"),
+    ({'method__fold': 'none'}, "unknown fold 'None' in config.method.fold (known: auto, chunked, dense, ring)"),
+    ({'method__fold': '3'}, "unknown fold '3' in config.method.fold (known: auto, chunked, dense, ring)"),
+    ({'method__fold': '[1, 2]'}, "unknown fold '(1, 2)' in config.method.fold"),
+    ({'method__fold': 'local'}, "unknown fold 'local' in config.method.fold (known: auto, chunked, dense, ring)"),
+    ({'method__fold': "{'name': 'local'}"}, "unknown fold 'local'"),
+    ({'method__fold': "{'name': 'auto', 'rows': 3}"}, "unknown key 'rows' in config.method.fold: auto has no such"),
+    ({'method__fold': "{'name': 'ring', 'mesh': 3}"}, "unknown key 'mesh' in config.method.fold"),
+    ({'method__fold': "{'name': 'ring', 'rows': 0}"}, 'at least one row and one column, but they are rows=0'),
+    ({'method__fold': "{'name': 'ring', 'rows': 'a'}"}, 'config.method.fold.rows must be a value of type int, but it'),
+    ({'method__fold': "{'name': 'ring', 'axis': 3}"}, 'config.method.fold.axis must be a value of type None or str or'),
+    ({'method__fold': "{'name': 'ring', 'axis': 'x'}"}, "no mesh axis 'x' (known: data)"),
+    ({'seed': '-1'}, 'config.seed must be from 0 to 4294967295, but it is -1'),
+    ({'seed': '4294967296'}, 'config.seed must be from 0 to 4294967295, but it is 4294967296'),
+    ({'seed': '1' + '0' * 30}, 'config.seed must be from 0 to 4294967295'),
     ({'method__fold': "{'name': 'rng'}"}, "unknown fold 'rng' in config.method.fold; did you mean 'ring'?"),
     ({'method__fold': "{'name': 'ring', 'row': 3}"}, "ring has no such option; did you mean 'rows'?"),
     ({'method__precision': 'bf16'}, 'bfloat16'),
@@ -247,21 +264,63 @@ def test_a_section_without_a_name_is_refused_with_the_names_that_there_are():
   ('text', 'path', 'message'),
   [
     ('', 'none.py', "no config file '.*none.py'"),
+    ('', 'none', "there is no '.*none' .*: the directory of a run, with its config.json, or a config file"),
+    ('', 'none' * 100, "there is no '.*none'"),
     ('x = 1', 'some.py', 'has no function get_config'),
     ('', 'some.txt', 'is not a Python file'),
     ('def get_config():\n  return {}', 'some.py:tiny', "has no variants, but ':tiny' was asked for"),
+    ('def get_config():\n  return {}', 'some.py', 'must return an ml_collections.ConfigDict, not a dict'),
+    ('def get_config():\n  pass', 'some.py', 'must return an ml_collections.ConfigDict, not a NoneType'),
+    ('def get_config(variant):\n  pass', 'some.py', "some.py' fails: TypeError: .* required positional argument"),
+    ('\nimport nosuch', 'some.py', "some.py' fails in line 2: ModuleNotFoundError: No module named 'nosuch'"),
+    ('\nx = (', 'some.py', "some.py' fails in line 2: SyntaxError: '[(]' was never closed"),
+    ('def get_config():\n  return {}[3]', 'some.py', "some.py' fails in line 2: KeyError: 3"),
+    ('import json\njson.loads("\\n{")', 'some.py', "some.py' fails in line 2: JSONDecodeError: Expecting"),
+    ('x = "\0"', 'some.py', "some.py' fails: (SyntaxError|ValueError): source code string cannot contain null bytes"),
   ],
 )
 def test_a_file_that_is_no_config_is_refused(tmp_path, text, path, message):
   if 'none' not in path:
     (tmp_path / path.partition(':')[0]).write_text(text)
-  with pytest.raises(Refusal, match=message):
+  with pytest.raises(Refusal, match=message) as refusal:
     resolve.load(str(tmp_path / path))
+  assert '\n' not in str(refusal.value)
+
+
+def test_a_directory_without_a_run_is_refused_with_what_is_missing(tmp_path):
+  with pytest.raises(Refusal, match=f"'{tmp_path}' holds no run: config.json is missing"):
+    resolve.load(str(tmp_path))
 
 
 def test_a_config_is_found_from_any_directory(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   assert load().encoder.name == 'mlp'
+
+
+def test_a_config_imports_what_lies_in_configs_above_it_from_any_directory(tmp_path, monkeypatch):
+  (tmp_path / 'a:b' / 'configs' / 'ssl').mkdir(parents=True)
+  (tmp_path / 'elsewhere').mkdir()
+  (tmp_path / 'a:b' / 'configs' / 'shared_settings.py').write_text('SEED = 7\n\n\ndef fail():\n  return 1 / 0\n')
+  mine = tmp_path / 'a:b' / 'configs' / 'ssl' / 'mine.py'
+  mine.write_text(
+    'import ml_collections\nfrom configs import shared_settings\n\n\ndef get_config(variant=""):\n'
+    '  if variant:\n    shared_settings.fail()\n  return ml_collections.ConfigDict(dict(seed=shared_settings.SEED))\n'
+  )
+  monkeypatch.chdir(tmp_path / 'elsewhere')
+  before = list(sys.path)
+  assert resolve.read(str(mine)).seed == 7
+  with pytest.raises(Refusal, match=r'fails in line 5 of .*shared_settings\.py: ZeroDivisionError'):
+    resolve.read(f'{mine}:bad')
+  assert sys.path == before
+
+
+def test_a_config_whose_configs_are_nowhere_is_told_where_they_are_looked_for(tmp_path, monkeypatch):
+  (tmp_path / 'mine.py').write_text('from configs import common\n')
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.delitem(sys.modules, 'configs', raising=False)
+  monkeypatch.setattr(sys, 'path', [folder for folder in sys.path if not pathlib.Path(folder, 'configs').is_dir()])
+  with pytest.raises(Refusal, match=r"fails in line 1: ModuleNotFoundError: .*; a directory 'configs' is looked for"):
+    resolve.read('mine.py')
 
 
 def test_a_workdir_stands_for_the_config_of_its_run(tmp_path):
