@@ -61,5 +61,7 @@ def sigmoid(
     logit = pair.dot + pair.anchor['bias']
     return jax.nn.softplus(jnp.where(same_id(pair), -logit, logit))
 
-  (values,), _ = Similarity(rows, cols, fold=fold, precision=precision).reduce([total(cost)])
+  op = Similarity(rows, cols, fold=fold, precision=precision)
+  # Masked anchors have no weight in a mean over the others.
+  (values,), _ = op.reduce([total(cost)], alike=x_mask is None)
   return values if x_mask is None else jnp.where(x_mask, values, 0)

@@ -1,6 +1,7 @@
 """The dense fold: all logits at once, differentiated by JAX itself."""
 
 from contrastive_jax.similarity import terms as T
+from contrastive_jax.similarity.monoids import Others
 from contrastive_jax.similarity.products import similarities
 from contrastive_jax.similarity.tiles import Plan, finish
 
@@ -16,6 +17,6 @@ def reduce(plan: Plan, operands, constants):
     for term, c in zip(plan.terms[side], constants[side], strict=True):
       value = T.values(term, c, inner, anchor.entries, other.entries, axis)
       keep = T.members(term, c, inner, anchor.entries, other.entries, None, axis, False)
-      of_side.append(term.monoid.lift(value, keep, axis, other.entries['position'], None))
+      of_side.append(term.monoid.lift(value, keep, axis, Others(other.entries['position']), None))
     states.append(tuple(of_side))
   return finish(plan, tuple(states))

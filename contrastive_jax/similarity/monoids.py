@@ -5,7 +5,7 @@ turns the joined state into the statistic (`finish`), and, given the finished st
 cotangent of one tile of values (`pull`), so that a backward pass needs only the O(n) statistics and never the tiles.
 
 Tiles are `[r, c]`; `axis` is the axis reduced away (1: anchors are the rows, 0: anchors are the columns). `keep` is the
-set, a boolean tile, or None for everything. `where` holds the positions of the tile's candidates along `axis`.
+set, a boolean tile, or None for everything. `others` are the tile's candidates along `axis`.
 `lift` and `finish` are also differentiable by JAX itself, which is how the dense fold uses them.
 """
 
@@ -16,8 +16,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from contrastive_jax.similarity.products import contract
+
 Tile = Float[Array, 'r c']
 Keep = Bool[Array, 'r c'] | None
+
+
+class Others(NamedTuple):
+  """The candidates of a tile."""
+
+  position: Int[Array, ' c']
+  z: Float[Array, 'c d'] | None = None  # only `expectation` reads it
 
 
 class Monoid(NamedTuple):
@@ -25,12 +34,11 @@ class Monoid(NamedTuple):
 
   name: str
   init: Callable[[int, Any], Any]  # (n, dtype) -> state
-  lift: Callable[..., Any]  # (values, keep, axis, where, bound) -> state
+  lift: Callable[..., Any]  # (values, keep, axis, others, bound) -> state
   merge: Callable[[Any, Any], Any]
   finish: Callable[[Any], Any]
-  pull: Callable[
-    ..., Tile
-  ]  # (values, keep, axis, where, state, cotangent of the statistic, bound) -> cotangent of the values
+  # (values, keep, axis, others, state, cotangent of the statistic, bound) -> cotangent of the values
+  pull: Callable[..., Tile] | None
 
 
 def _select(keep: Keep, values: Tile, other: float) -> Tile:
@@ -45,14 +53,14 @@ def _count(values: Tile, keep: Keep, axis: int) -> Float[Array, ' n']:
 # --- sums ---
 
 
-def _sum_pull(values, keep, axis, where, state, cotangent, bound):
+def _sum_pull(values, keep, axis, others, state, cotangent, bound):
   return _select(keep, jnp.broadcast_to(jnp.expand_dims(cotangent, axis), values.shape), 0)
 
 
 SUM = Monoid(
   'sum',
   init=lambda n, dtype: jnp.zeros(n, dtype),
-  lift=lambda values, keep, axis, where, bound: _select(keep, values, 0).sum(axis),
+  lift=lambda values, keep, axis, others, bound: _select(keep, values, 0).sum(axis),
   merge=lambda a, b: a + b,
   finish=lambda state: state,
   pull=_sum_pull,
@@ -64,15 +72,15 @@ def _mean_finish(state):
   return total / jnp.maximum(count, 1)
 
 
-def _mean_pull(values, keep, axis, where, state, cotangent, bound):
-  return _sum_pull(values, keep, axis, where, None, cotangent / jnp.maximum(state[1], 1), bound)
+def _mean_pull(values, keep, axis, others, state, cotangent, bound):
+  return _sum_pull(values, keep, axis, others, None, cotangent / jnp.maximum(state[1], 1), bound)
 
 
 # The mean of an empty set is 0.
 MEAN = Monoid(
   'mean',
   init=lambda n, dtype: (jnp.zeros(n, dtype), jnp.zeros(n, dtype)),
-  lift=lambda values, keep, axis, where, bound: (_select(keep, values, 0).sum(axis), _count(values, keep, axis)),
+  lift=lambda values, keep, axis, others, bound: (_select(keep, values, 0).sum(axis), _count(values, keep, axis)),
   merge=lambda a, b: (a[0] + b[0], a[1] + b[1]),
   finish=_mean_finish,
   pull=_mean_pull,
@@ -86,7 +94,8 @@ def _finite(x):
   return jnp.where(jnp.isneginf(x), jnp.zeros_like(x), x)
 
 
-def _logsumexp_lift(values, keep, axis, where, bound):
+def _exponentials(values, keep, axis, bound):
+  """(offset of every anchor, exponentials above it with zeros outside the set, their sums)."""
   if bound is None:
     offset = jax.lax.stop_gradient(_select(keep, values, -jnp.inf).max(axis))
   else:
@@ -95,16 +104,27 @@ def _logsumexp_lift(values, keep, axis, where, bound):
     offset = jnp.full(values.shape[1 - axis], bound, values.dtype)
   # The exponent is selected before the exponential as well: outside the set it could overflow, and inf * 0 is nan.
   shifted = values - (jnp.expand_dims(_finite(offset), axis) if bound is None else bound)
-  total = _select(keep, jnp.exp(_select(keep, shifted, 0) if bound is None else shifted), 0).sum(axis)
+  kept = _select(keep, jnp.exp(_select(keep, shifted, 0) if bound is None else shifted), 0)
+  total = kept.sum(axis)
   # An empty set must not lend its offset to a merge: other devices' tiles may have lower bounds.
-  return (offset if bound is None else jnp.where(total == 0, -jnp.inf, offset)), total
+  return (offset if bound is None else jnp.where(total == 0, -jnp.inf, offset)), kept, total
+
+
+def _logsumexp_lift(values, keep, axis, others, bound):
+  offset, _, total = _exponentials(values, keep, axis, bound)
+  return offset, total
+
+
+def _to_common_offset(a, b):
+  """The offset of two joined states, and what the sums of each are multiplied by."""
+  offset = jnp.maximum(a[0], b[0])
+  # A side of offset -inf is empty; exp(-inf - offset) = 0 drops it, but -inf - -inf is nan.
+  return offset, [jnp.exp(jnp.where(jnp.isneginf(m), -jnp.inf, m - _finite(offset))) for m in (a[0], b[0])]
 
 
 def _logsumexp_merge(a, b):
-  offset = jnp.maximum(a[0], b[0])
-  # A side of offset -inf is empty; exp(-inf - offset) = 0 drops it, but -inf - -inf is nan.
-  shares = [s * jnp.exp(jnp.where(jnp.isneginf(m), -jnp.inf, m - _finite(offset))) for m, s in (a, b)]
-  return offset, shares[0] + shares[1]
+  offset, (of_a, of_b) = _to_common_offset(a, b)
+  return offset, of_a * a[1] + of_b * b[1]
 
 
 def _logsumexp_finish(state):
@@ -113,7 +133,7 @@ def _logsumexp_finish(state):
   return jnp.where(some, _finite(offset) + jnp.log(jnp.where(some, total, 1)), -jnp.inf)
 
 
-def _logsumexp_pull(values, keep, axis, where, state, cotangent, bound):
+def _logsumexp_pull(values, keep, axis, others, state, cotangent, bound):
   result = _logsumexp_finish(state)
   some = ~jnp.isneginf(result)
   if bound is None:
@@ -136,11 +156,40 @@ LOGSUMEXP = Monoid(
   pull=_logsumexp_pull,
 )
 
+
+def expectation(width: int, precision: str) -> Monoid:
+  """Log-sum-exp, and each anchor's mean candidate under its softmax, `([n], [n, width])`: its gradient in the anchor.
+
+  Made in the pass of the values, it spares the backward pass where candidates have no gradient. It has none itself.
+  """
+
+  def lift(values, keep, axis, others, bound):
+    offset, kept, total = _exponentials(values, keep, axis, bound)
+    return offset, total, contract(kept, others.z, (axis, 0), precision)
+
+  def merge(a, b):
+    offset, (of_a, of_b) = _to_common_offset(a, b)
+    return offset, of_a * a[1] + of_b * b[1], of_a[:, None] * a[2] + of_b[:, None] * b[2]
+
+  def finish(state):
+    total = state[1][:, None]
+    return _logsumexp_finish(state[:2]), state[2] / jnp.where(total == 0, 1, total)
+
+  return Monoid(
+    'expectation',
+    init=lambda n, dtype: (*LOGSUMEXP.init(n, dtype), jnp.zeros((n, width), dtype)),
+    lift=lift,
+    merge=merge,
+    finish=finish,
+    pull=None,
+  )
+
+
 # --- extremes: state (value, number of ties), so that ties share the gradient as they do in jnp.max ---
 
 
 def _extreme(name: str, sign: int) -> Monoid:
-  def lift(values, keep, axis, where, bound):
+  def lift(values, keep, axis, others, bound):
     kept = _select(keep, sign * values, -jnp.inf)
     best = kept.max(axis)
     hits = kept == jnp.expand_dims(best, axis)
@@ -150,7 +199,7 @@ def _extreme(name: str, sign: int) -> Monoid:
     best = sign * jnp.maximum(sign * a[0], sign * b[0])
     return best, jnp.where(a[0] == best, a[1], 0) + jnp.where(b[0] == best, b[1], 0)
 
-  def pull(values, keep, axis, where, state, cotangent, bound):
+  def pull(values, keep, axis, others, state, cotangent, bound):
     hits = values == jnp.expand_dims(state[0], axis)
     weight = jnp.expand_dims(cotangent / jnp.maximum(state[1], 1), axis)
     return jnp.where(hits if keep is None else hits & keep, weight, 0)
@@ -183,18 +232,18 @@ def topk(k: int) -> Monoid:
     found, at = jax.lax.top_k(values, k)
     return found, jnp.take_along_axis(positions, at, axis=1)
 
-  def lift(values, keep, axis, where, bound):
+  def lift(values, keep, axis, others, bound):
     kept = _select(keep, values, -jnp.inf)
     kept = kept if axis == 1 else kept.T
-    positions = jnp.where(jnp.isneginf(kept), -1, where[None, :])
+    positions = jnp.where(jnp.isneginf(kept), -1, others.position[None, :])
     short = max(0, k - kept.shape[1])
     return best(
       jnp.pad(kept, ((0, 0), (0, short)), constant_values=-jnp.inf),
       jnp.pad(positions, ((0, 0), (0, short)), constant_values=-1),
     )
 
-  def pull(values, keep, axis, where, state, cotangent, bound):
-    weights = (cotangent[0][:, :, None] * (state[1][:, :, None] == where[None, None, :])).sum(1)
+  def pull(values, keep, axis, others, state, cotangent, bound):
+    weights = (cotangent[0][:, :, None] * (state[1][:, :, None] == others.position[None, None, :])).sum(1)
     # An instance that pads a tile has the position of the one that it repeats.
     return _select(keep, weights if axis == 1 else weights.T, 0)
 

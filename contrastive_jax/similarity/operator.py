@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from jax.sharding import auto_axes, get_abstract_mesh, use_abstract_mesh
 from jaxtyping import Array
 
-from contrastive_jax.similarity import dense, folds, streamed
+from contrastive_jax.similarity import dense, derivative, folds
 from contrastive_jax.similarity.folds import Axis, Fold, Place
 from contrastive_jax.similarity.products import check_precision
 from contrastive_jax.similarity.terms import Term, trace
@@ -46,23 +46,44 @@ class Similarity:
     self._sides, self._precision = sides, check_precision(precision)
     self._place = folds.resolve(fold, [s['z'] for s in sides], (rows['z'].shape[0], sides[-1]['z'].shape[0]))
 
-  def reduce(self, rows: Sequence[Term] = (), cols: Sequence[Term] = ()) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+  def reduce(
+    self, rows: Sequence[Term] = (), cols: Sequence[Term] = (), *, alike: bool = False
+  ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Statistics of the rows (each `[n]`) and of the columns (each `[m]`), from one pass over the logits.
 
     Gradients flow to the embeddings, to every floating-point entry and to whatever the terms close over.
+
+    Args:
+      rows: terms of each row over the columns.
+      cols: terms of each column over the rows; none where the rows are the columns.
+      alike: of one `total` of the rows, expects that all rows will weigh the same in what is differentiated (their
+        mean, say), and makes gradients along with values. Where they do not, right too, but slower.
     """
     if len(self._sides) == 1 and cols:
       raise Refusal('rows are the columns here: their statistics are the rows terms')
-    faces = ((rows,), (rows, cols))[len(self._sides) - 1]
     dtype = jnp.result_type(*(s['z'] for s in self._sides), jnp.float32)
     operands = tuple(_operand(s, dtype, self._place, same=len(self._sides) == 1) for s in self._sides)
+    # Devices of a caller's own shard_map may weigh their rows differently: what they do next must not depend on it.
+    alike = alike and self._place.kind != 'dense' and not get_abstract_mesh().manual_axes
+    if alike:
+      operands, rows = _weighted(operands, rows)
+    faces = ((rows,), (rows, cols))[len(self._sides) - 1]
     operands = folds.varying(operands, self._place)
     traced = [
       trace(terms, operands[0].z, operands[i].entries, operands[-1 - i].entries) for i, terms in enumerate(faces)
     ]
-    plan = Plan(tuple(terms for terms, _ in traced), self._precision)
+    plan = Plan(tuple(terms for terms, _ in traced), self._precision, alike=alike)
     statistics = _anywhere(plan, self._place, operands, tuple(constants for _, constants in traced))
     return statistics if len(statistics) == 2 else (statistics[0], ())
+
+
+def _weighted(operands, terms: Sequence[Term]):
+  """Gives every row a weight of 1, by which the value of its one sum is multiplied."""
+  (term,) = terms
+  ones = jnp.ones_like(operands[0].z[:, 0])
+  entries = operands[0].entries | {'weight': ones}
+  weighted = term._replace(value=lambda pair: pair.anchor['weight'] * term.value(pair))
+  return (operands[0]._replace(entries=entries), *operands[1:]), [weighted]
 
 
 def _check(name: str, side: Side):
@@ -120,4 +141,4 @@ def _operand(side: Side, dtype, place: Place, *, same: bool) -> Operand:
 def _run(plan: Plan, place: Place, operands, constants):
   if place.kind == 'dense':
     return dense.reduce(plan, operands, constants)
-  return streamed.reduce(plan, place, operands, constants)
+  return derivative.reduce(plan, place, operands, constants)

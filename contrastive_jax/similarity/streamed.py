@@ -1,8 +1,4 @@
-"""The chunked and the ring fold: tiles, with a backward pass of their own that makes every tile again.
-
-One custom derivative around both passes, whatever the fold and the mesh. It saves the operands and the O(n) statistics.
-A differentiated loop would save every tile, and a differentiated ring every visiting block of columns.
-"""
+"""The passes of the chunked and the ring fold: forward to statistics, backward to gradients, on whatever mesh."""
 
 from typing import cast
 
@@ -12,37 +8,11 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from contrastive_jax.similarity import tiles
-from contrastive_jax.similarity.folds import Axis, Place, cast_varying, shards
-from contrastive_jax.similarity.tiles import Plan, combine, partition
+from contrastive_jax.similarity.folds import Axis, Place, cast_varying
+from contrastive_jax.similarity.tiles import Plan, partition
 
 
-def reduce(plan: Plan, place: Place, operands, constants):
-  """Every operand's statistics, in tiles; on a mesh, with the columns gathered or travelling."""
-  sizes = [o.z.shape[0] for o in operands]
-  count = shards(place)
-  operands = tuple(tiles.pad_operand(o, -(-o.z.shape[0] // count) * count) for o in operands)
-
-  @jax.custom_vjp
-  def run(differentiable, rest):
-    return tiles.finish(plan, _forward(plan, place, *combine(differentiable, rest)))
-
-  def forward(differentiable, rest):
-    states = _forward(plan, place, *combine(differentiable, rest))
-    return tiles.finish(plan, states), (differentiable, rest, states)
-
-  def backward(residuals, cotangents):
-    differentiable, rest, states = residuals
-    # Integer statistics (positions) have cotangents of type float0, which no loop can carry.
-    cotangents = jax.tree.map(lambda c: None if c.dtype == jax.dtypes.float0 else c, cotangents)
-    operands, constants = combine(differentiable, rest)
-    return _backward(plan, place, operands, constants, states, cotangents), None
-
-  run.defvjp(forward, backward)
-  statistics = run(*partition((operands, constants)))
-  return tuple(jax.tree.map(lambda s, n=n: s[:n], side) for side, n in zip(statistics, sizes, strict=True))
-
-
-def _like(tree, operand: tiles.Operand):
+def like(tree, operand: tiles.Operand):
   """Casts fresh arrays to the device-varying type of the operands, which loops must carry unchanged."""
   axes = set(jax.typeof(operand.z).manual_axis_type.varying)
   return jax.tree.map(lambda x: cast_varying(x, axes), tree)
@@ -51,7 +21,8 @@ def _like(tree, operand: tiles.Operand):
 # --- choosing the passes ---
 
 
-def _forward(plan, place, operands, constants):
+def forward(plan, place, operands, constants):
+  """States of the statistics of every operand's terms."""
   if place.axis is None:
     return _here_forward(plan, place.tile, operands, constants)
   if place.mesh is None:
@@ -63,7 +34,8 @@ def _forward(plan, place, operands, constants):
   return _on_mesh(place, local, (operands,), constants, lambda split, whole: split)
 
 
-def _backward(plan, place, operands, constants, states, cotangents):
+def backward(plan, place, operands, constants, states, cotangents):
+  """Gradients of (operands, constants), None for what needs none."""
   if place.axis is None:
     return _here_backward(plan, place.tile, operands, constants, states, cotangents)
   if place.mesh is None:
@@ -102,11 +74,14 @@ def _untiled_all(trees, operands):
 
 def _empty(plan, operands):
   units = (tiles.empty(terms, o) for terms, o in zip(plan.terms, operands, strict=True))
-  return tuple(_like(unit, o) for unit, o in zip(units, operands, strict=True))
+  return tuple(like(unit, o) for unit, o in zip(units, operands, strict=True))
 
 
-def _zeros(operands, constants):
-  return jax.tree.map(jnp.zeros_like, partition((operands, constants))[0])
+def _zeros(operands, constants, frozen=(False, False)):
+  of_operands, of_constants = jax.tree.map(jnp.zeros_like, partition((operands, constants))[0])
+  if len(operands) == 2:
+    of_operands = tuple(o._replace(z=None) if f else o for o, f in zip(of_operands, frozen, strict=True))
+  return of_operands, of_constants
 
 
 def _here_forward(plan, limits, operands, constants):
@@ -119,7 +94,7 @@ def _here_forward(plan, limits, operands, constants):
 def _here_backward(plan, limits, operands, constants, states, cotangents):
   sizes = _tile_sizes(operands, limits)
   tiled = tuple(tiles.tiled_operand(o, s) for o, s in zip(operands, sizes, strict=True))
-  zeros = _like(_zeros(tiled, constants), operands[0])
+  zeros = like(_zeros(tiled, constants, plan.frozen), operands[0])
   of_operands, of_constants = tiles.backward(
     plan, tiled, constants, _tiled_all(states, sizes), _tiled_all(cotangents, sizes, 'constant'), zeros
   )
@@ -215,7 +190,7 @@ def _ring_backward(plan, limits, axis, operands, constants, states, cotangents):
   sizes = _tile_sizes(operands, limits)
   rows, cols = (tiles.tiled_operand(o, s) for o, s in zip(operands, sizes, strict=True))
   states, cotangents = _tiled_all(states, sizes), _tiled_all(cotangents, sizes, 'constant')
-  (of_rows, none), of_constants = _like(_zeros((rows, cols), constants), operands[0])
+  (of_rows, none), of_constants = like(_zeros((rows, cols), constants, plan.frozen), operands[0])
 
   def turn(_, carry):
     of_rows, of_constants, visiting, late = carry
@@ -281,7 +256,7 @@ def _half_ring_backward(plan, limits, axis, operands, constants, states, cotange
   sizes = _tile_sizes(operands, limits)
   rows = tiles.tiled_operand(operands[0], sizes[0])
   (state,), (cotangent,) = _tiled_all(states, sizes), _tiled_all(cotangents, sizes, 'constant')
-  (none,), nothing = _like(_zeros((rows,), constants), operands[0])
+  (none,), nothing = like(_zeros((rows,), constants), operands[0])
   visiting = _shift((rows, state, cotangent), axis)
   (of_rows,), of_constants = tiles.backward(plan, (rows,), constants, (state,), (cotangent,), ((none,), nothing))
   between, twice = _facing_itself(plan, constants)

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from contrastive_jax.similarity import terms as T
+from contrastive_jax.similarity.monoids import Others
 from contrastive_jax.similarity.products import contract
 from contrastive_jax.similarity.terms import Traced
 
@@ -34,6 +35,8 @@ class Plan(NamedTuple):
   terms: tuple[tuple[Traced, ...], ...]  # per operand
   precision: str
   apart: bool = False  # two operands that are the same rows hold no row in common here: parts of two devices
+  frozen: tuple[bool, bool] = (False, False)  # of two operands, whose embeddings need no gradient
+  alike: bool = False  # one sum per row, times the row's 'weight' of 1: its gradients come with the values
 
 
 # --- pytrees ---
@@ -123,7 +126,7 @@ def _norm_bound(operands) -> Float[Array, '']:
 def _bounded(plan: Plan, operands, run):
   # With one common offset the row and column statistics of a tile share their exponentials. Where the logits may be so
   # large that exponentials under a common offset could vanish, every anchor keeps its own maximum.
-  if not any(t.is_dot and t.monoid.name == 'logsumexp' for terms in plan.terms for t in terms):
+  if not any(t.is_dot and t.monoid.name in ('logsumexp', 'expectation') for terms in plan.terms for t in terms):
     return run(None)
   bound = _norm_bound(operands)
   return jax.lax.cond(bound <= SAFE_BOUND, lambda: run(bound), lambda: run(None))
@@ -188,8 +191,8 @@ def forward(plan: Plan, operands, constants, states):
       for term, c, state in zip(plan.terms[side], constants[side], _at(states[side], at), strict=True):
         value = T.values(term, c, inner, anchor.entries, other.entries, axis)
         keep = _members(term, c, inner, anchor, other, axis, apart)
-        positions = other.entries['position']
-        lifted = term.monoid.lift(value, keep, axis, positions, bound if term.is_dot else None)
+        others = Others(other.entries['position'], other.z)
+        lifted = term.monoid.lift(value, keep, axis, others, bound if term.is_dot else None)
         new.append(term.monoid.merge(state, lifted))
       states[side] = jax.tree.map(lambda s, n, at=at: s.at[at].set(n), states[side], tuple(new))
     return tuple(states)
@@ -212,14 +215,15 @@ def _pull_tile(terms, constants, inner, anchor: Operand, other: Operand, states,
   for value, term, c, state, cotangent in zip(made, terms, constants, states, cotangents, strict=True):
     keep = _members(term, c, inner, anchor, other, axis, apart)
     shared = bound if term.is_dot else None
-    pulled.append(term.monoid.pull(value, keep, axis, other.entries['position'], state, cotangent, shared))
+    others = Others(other.entries['position'])
+    pulled.append(term.monoid.pull(value, keep, axis, others, state, cotangent, shared))
   return pullback(pulled)
 
 
 def backward(plan: Plan, operands, constants, states, cotangents, gradients):
   """Adds every tile's part to the gradients, making each tile again.
 
-  `gradients` is (one Operand per operand, constants), with None for what has no gradient, tiled like the operands.
+  `gradients` is (one Operand per operand, constants), with None for what has or needs none, tiled like the operands.
   """
 
   def tile(bound, a, b, how, gradients):
@@ -252,8 +256,9 @@ def backward(plan: Plan, operands, constants, states, cotangents, gradients):
       of_constants[side] = jax.tree.map(jnp.add, of_constants[side], pulled[3])
     if axes == (1,):  # a diagonal tile: its rows are its columns, so one product serves both
       of_inner += of_inner.T
-    sides[0] = sides[0]._replace(z=sides[0].z.at[a].add(contract(of_inner, y.z, (1, 0), plan.precision)))
-    if axes != (1,):
+    if sides[0].z is not None:
+      sides[0] = sides[0]._replace(z=sides[0].z.at[a].add(contract(of_inner, y.z, (1, 0), plan.precision)))
+    if sides[-1].z is not None and axes != (1,):
       sides[-1] = sides[-1]._replace(z=sides[-1].z.at[b].add(contract(of_inner, x.z, (0, 0), plan.precision)))
     return tuple(sides), tuple(of_constants)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from contrastive_jax.similarity import monoids
+from contrastive_jax.similarity.monoids import Others
 
 MONOIDS = {m.name: m for m in (monoids.SUM, monoids.MEAN, monoids.MAX, monoids.MIN, monoids.LOGSUMEXP, monoids.topk(3))}
 ROWS, COLS = 4, 9
@@ -28,7 +29,7 @@ def tile(axis, seed=0):
 
 def lift(monoid, values, keep, axis, cut=slice(None), bound=None):
   at = (slice(None), cut) if axis == 1 else (cut, slice(None))
-  return monoid.lift(values[at], None if keep is None else keep[at], axis, POSITIONS[cut], bound)
+  return monoid.lift(values[at], None if keep is None else keep[at], axis, Others(POSITIONS[cut]), bound)
 
 
 def assert_equal(got, want, tolerance=1e-5):
@@ -106,7 +107,7 @@ def test_pull_is_the_gradient_of_lift_and_finish_by_jax(name, axis):
   cotangent = np.random.default_rng(1).normal(size=state.shape).astype(np.float32)
   whole = lift(monoid, values, keep, axis)
   given = (cotangent, None) if name == 'top3' else cotangent
-  got = monoid.pull(values, keep, axis, POSITIONS, whole, given, None)
+  got = monoid.pull(values, keep, axis, Others(POSITIONS), whole, given, None)
   assert jnp.isfinite(got).all()
   assert_equal(got, pullback(cotangent)[0])
   nothing = got[0] if axis == 1 else got[:, 0]
@@ -124,7 +125,8 @@ def test_a_shared_bound_changes_neither_value_nor_pull_of_logsumexp(axis, scale)
   assert_equal(monoid.finish(merged), monoid.finish(plain))
   cotangent = np.ones(ROWS, np.float32)
   pulled = [
-    monoid.pull(values, keep, axis, POSITIONS, s, cotangent, b) for s, b in ((plain, None), (merged, np.float32(40)))
+    monoid.pull(values, keep, axis, Others(POSITIONS), s, cotangent, b)
+    for s, b in ((plain, None), (merged, np.float32(40)))
   ]
   assert_equal(pulled[1], pulled[0])
 
@@ -132,7 +134,7 @@ def test_a_shared_bound_changes_neither_value_nor_pull_of_logsumexp(axis, scale)
 def test_logsumexp_neither_overflows_nor_hides_a_nan():
   monoid = monoids.LOGSUMEXP
   large = np.asarray([[1000.0, 999.0], [-1000.0, -1001.0], [np.nan, 0.0]], np.float32)
-  finished = monoid.finish(monoid.lift(large, None, 1, POSITIONS[:2], None))
+  finished = monoid.finish(monoid.lift(large, None, 1, Others(POSITIONS[:2]), None))
   assert_equal(finished[:2], np.array([1000, -1000]) + np.log1p(np.exp(-1)))
   assert np.isnan(finished[2])
 
@@ -142,7 +144,7 @@ def test_values_outside_the_set_leave_no_trace_however_large():
   keep = np.asarray([[True, False, True, False]])
   for monoid in MONOIDS.values():
     statistic, pullback = jax.vjp(
-      lambda v, m=monoid: jax.tree.leaves(m.finish(m.lift(v, keep, 1, POSITIONS[:4], None)))[0], values
+      lambda v, m=monoid: jax.tree.leaves(m.finish(m.lift(v, keep, 1, Others(POSITIONS[:4]), None)))[0], values
     )
     gradient = pullback(
       jnp.ones_like(statistic).at[..., 2:].set(0) if statistic.ndim == 2 else jnp.ones_like(statistic)
@@ -155,9 +157,9 @@ def test_values_outside_the_set_leave_no_trace_however_large():
 def test_ties_share_the_gradient_of_an_extreme_also_across_tiles(name):
   monoid, values = MONOIDS[name], np.asarray([[2.0, 2.0, 2.0]], np.float32)
   state = monoid.merge(
-    *(monoid.lift(values[:, cut], None, 1, POSITIONS[cut], None) for cut in (slice(0, 1), slice(1, 3)))
+    *(monoid.lift(values[:, cut], None, 1, Others(POSITIONS[cut]), None) for cut in (slice(0, 1), slice(1, 3)))
   )
-  got = monoid.pull(values, None, 1, POSITIONS[:3], state, np.ones(1, np.float32), None)
+  got = monoid.pull(values, None, 1, Others(POSITIONS[:3]), state, np.ones(1, np.float32), None)
   assert_equal(got, np.full((1, 3), 1 / 3))
 
 
@@ -174,7 +176,7 @@ def test_the_first_position_wins_among_equal_values_in_whatever_order_tiles_come
 def test_top_of_fewer_candidates_than_k_says_so():
   monoid = monoids.topk(5)
   best, where = monoid.lift(
-    np.asarray([[3.0, 1.0, 2.0]], np.float32), np.asarray([[True, False, True]]), 1, POSITIONS[:3], None
+    np.asarray([[3.0, 1.0, 2.0]], np.float32), np.asarray([[True, False, True]]), 1, Others(POSITIONS[:3]), None
   )
   assert np.asarray(best).tolist() == [[3.0, 2.0, -np.inf, -np.inf, -np.inf]]
   assert np.asarray(where).tolist() == [[0, 2, -1, -1, -1]]
