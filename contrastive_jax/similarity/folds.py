@@ -16,6 +16,11 @@ Axis = str | tuple[str, ...]
 # Up to this many logits the materialised fold is as fast as any and its memory (4 MiB in float32) does not matter.
 DENSE_LOGITS = 2**20
 
+# With fewer columns on each device the tiles of a turn cannot hide the transfer of the next (990 TFLOP/s of products
+# over 450 GB/s of link), so they are gathered, as long as that takes little memory.
+RING_COLUMNS = 2048
+GATHERED_BYTES = 2**26
+
 
 class Dense(NamedTuple):
   """Materialises the logits, `n * m` floats; at full precision differentiable in forward mode too.
@@ -173,6 +178,7 @@ def resolve(fold: Fold | str, operands, sizes: tuple[int, int]) -> Place:
     _check_tile(fold)
   if get_abstract_mesh().manual_axes:
     return _inside(fold)
+  auto = fold == 'auto'
   if isinstance(fold, str):
     fold = Dense() if sizes[0] * sizes[1] <= DENSE_LOGITS else Ring()
   if isinstance(fold, Dense):
@@ -184,8 +190,15 @@ def resolve(fold: Fold | str, operands, sizes: tuple[int, int]) -> Place:
   axis = _axis_of(fold, mesh, operands)
   if _size(mesh, axis) == 1:
     return here
-  kind = 'chunked' if isinstance(fold, Chunked) else 'ring'
-  return here._replace(kind=kind, mesh=mesh, axis=axis)
+  gathers = isinstance(fold, Chunked) or (auto and _gather_pays(operands, sizes[1], _size(mesh, axis)))
+  return here._replace(kind='chunked' if gathers else 'ring', mesh=mesh, axis=axis)
+
+
+def _gather_pays(operands, columns: int, devices: int) -> bool:
+  # Half a ring serves rows that are the columns with half the products, which no gather can.
+  if len(operands) == 1:
+    return False
+  return columns < RING_COLUMNS * devices and columns * operands[1].shape[1] * 4 <= GATHERED_BYTES
 
 
 def shards(place: Place) -> int:

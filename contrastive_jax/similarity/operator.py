@@ -27,7 +27,8 @@ class Similarity:
     rows: embeddings `z` `[n, d]` and whatever else leads with n: `id`, `mask`, `label`, a temperature, ...
     cols: the same for the m columns; None where the rows are the columns: then only tiles on and above the diagonal are
       made on one device, and an anchor is not its own candidate.
-    fold: 'auto' or a fold. `Dense` up to about a million logits, `Chunked` on one device, `Ring` on several.
+    fold: 'auto' or a fold. `Dense` up to about a million logits, `Chunked` on one device, `Ring` on several (or
+      `Chunked`, where there are few columns).
     precision: of the products: None or 'float32', 'bfloat16', 'bfloat16_3x'. Statistics are float32 in each.
 
   Raises:

@@ -9,6 +9,7 @@ from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 from contrastive_jax import losses
+from contrastive_jax.similarity import folds
 from contrastive_jax.types import Refusal
 
 FOLDS = [losses.dense, losses.chunked, losses.ring, losses.local]
@@ -36,6 +37,26 @@ def test_tiles_without_rows_are_refused_inside_the_callers_shard_map():
 def test_local_tiles_outside_of_a_shard_map_give_the_value_of_all_instances():
   want = losses.nt_xent(Z, temperature=0.5, fold='dense')
   assert jnp.allclose(losses.nt_xent(Z, temperature=0.5, fold=losses.local(3, 3)), want, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ('sides', 'width', 'devices', 'kind'),
+  [
+    ((1024, 1024), 2, 8, 'dense'),
+    ((1025, 1024), 2, 1, 'chunked'),
+    ((1025, 1024), 2, 8, 'chunked'),  # so few columns that a turn of the ring would wait for them
+    ((16, 2**14 - 1), 2, 8, 'dense'),
+    ((128, 2**14 - 1), 2, 8, 'chunked'),
+    ((128, 2**14), 2, 8, 'ring'),
+    ((129, 2**13), 2**12, 8, 'ring'),  # too much to hold on every device
+    ((1025,), 2, 8, 'ring'),  # half a ring
+  ],
+)
+def test_auto_chooses_by_the_size_of_the_problem_and_of_the_mesh(sides, width, devices, kind):
+  mesh = jax.make_mesh((devices,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices])
+  with jax.set_mesh(mesh):
+    operands = [jax.ShapeDtypeStruct((n, width), jnp.float32) for n in sides]
+    assert folds.resolve('auto', operands, (sides[0], sides[-1])).kind == kind
 
 
 @pytest.mark.parametrize('fold', FOLDS)
