@@ -1,5 +1,6 @@
 """Trains an encoder: `python -m contrastive_jax.train --config=configs/ssl/simclr.py --workdir=runs/simclr`."""
 
+import os
 import pathlib
 
 from absl import flags
@@ -13,17 +14,31 @@ def main(config, workdir: str):
   """Trains, or continues, the config's run in `workdir`."""
   from contrastive_jax.engine import loop, processes, setup
   from contrastive_jax.engine.warmstart import warm_start
-  from contrastive_jax.engine.workdir import CONFIG, enter
+  from contrastive_jax.engine.workdir import CONFIG
 
   run = setup.build(config)
   run.check()
-  if run.options.init_from and not pathlib.Path(workdir, CONFIG).exists():
+  if run.options.init_from is not None and not os.path.exists(os.path.join(workdir, CONFIG)):
     warm_start(run.fresh(), run.options.init_from, run.options.init_skip)  # what it refuses, it refuses here
-  scores = loop.fit(run, enter(workdir, config, run.sources), profile=_PROFILE.value)
+  scores = loop.fit(run, _entered(workdir, config, run.sources), profile=_PROFILE.value)
   if not processes.first():
     return
   for name, value in sorted(scores.items()):
     print(f'{name:32s} {value:.4f}')
+
+
+def _entered(workdir: str, config, sources) -> pathlib.Path:
+  """The directory of the run, which can be written."""
+  from contrastive_jax.engine.workdir import enter
+  from contrastive_jax.types import Refusal
+
+  try:
+    path = enter(workdir, config, sources)
+  except OSError as error:
+    raise Refusal(f"workdir '{workdir}' cannot be used: {error}") from None
+  if not os.access(path, os.W_OK | os.X_OK):
+    raise Refusal(f"workdir '{workdir}' cannot be written: permission is missing")
+  return path
 
 
 def run():

@@ -188,6 +188,20 @@ def called(monkeypatch, capsys, entry, *arguments: str) -> tuple[int, str]:
     (['--config.data.num_views=1'], 'V >= 2 views are needed'),
     (['--config.data.source.name=digts'], "unknown name 'digts' in config.data.source; did you mean 'digits'?"),
     (['--config.data.source.name=cifar10', '--config.data.source.data_dir=none'], 'tfds'),
+    (['--config.data.source.name=digits', '--config.data.source.name=dgts'], "unknown name 'dgts'"),
+    (['--config.data.views.name=moco'], "unknown name 'moco' in config.data.views"),
+    (['--config.data=digits'], "'config.data' is a section"),
+    (['--config.méthode.x=ü'], "unknown key 'config.méthode'; did you mean 'method'?"),
+    (['--config.method.temperature='], "temperature must be a value of type float, but it is ''"),
+    (['--config.train.microbatch=24'], 'microbatch=24 does not divide config.data.batch_size=32'),
+    (['--config.train.eval_every=0'], 'config.train.eval_every must be at least 1, but it is 0'),
+    (['--config.train.init_from='], "init_from='' is neither a run's workdir nor a .safetensors file"),
+    (['--config.method.fold=local'], "unknown fold 'local' in config.method.fold"),
+    (['--config.train.best=linear/accuracy'], 'must be a score that config.evals measures'),
+    (['--config=broken.py'], "config file 'broken.py' fails in line 3: NameError: name 'missing' is not defined"),
+    (['--config=.'], "'.' holds no run: config.json is missing"),
+    (['--config=flat.npz'], "config file 'flat.npz' is not a Python file"),
+    ([f'--config={ROOT}/configs/ssl/simclr.py:nosuch'], "unknown variant 'nosuch' of the config (known: cifar10,"),
     (['--config.data.batch_size=5000'], 'batch_size 5000 is larger than the data set, which has 1437 examples'),
     (['--config.data.batch_size=12', '--config.train.devices=8'], 'batch_size=12 does not divide among 8 devices'),
     (['--config.data.source.name=arrays', '--config.data.source.path=pickled.npz'], 'pickled.npz'),
@@ -200,6 +214,7 @@ def test_bad_input_is_one_clear_line_exit_code_2_and_no_workdir(monkeypatch, cap
   monkeypatch.chdir(tmp_path)
   np.savez('pickled.npz', image=np.array([{'a': 1}, None], dtype=object), label=np.zeros(2, int))
   np.savez('flat.npz', image=np.zeros((8, 5), np.uint8), label=np.zeros(8, int))
+  (tmp_path / 'broken.py').write_text('import json\ndef get_config(variant=""):\n  return missing\n')
   code, err = called(monkeypatch, capsys, train, f'--config={TINY}', '--workdir=run', *arguments)
   assert code == 2
   assert message in err
@@ -242,6 +257,36 @@ def test_a_workdir_of_other_files_is_refused_and_left_as_it_was(monkeypatch, cap
   assert [p.name for p in tmp_path.iterdir()] == ['thesis.tex']
 
 
+@pytest.mark.parametrize('inside', ['', '/run'])
+def test_a_file_in_the_way_of_a_workdir_is_refused_and_left_as_it_was(monkeypatch, capsys, tmp_path, inside):
+  (tmp_path / 'notes').write_text('mine')
+  code, err = called(monkeypatch, capsys, train, f'--config={TINY}', f'--workdir={tmp_path}/notes{inside}')
+  assert code == 2 and err.startswith(f"error: workdir '{tmp_path}/notes{inside}' ") and err.count('\n') == 1
+  assert (tmp_path / 'notes').read_text() == 'mine'
+
+
+def refuse_to_write(path, *_, **__):
+  raise PermissionError(13, 'Permission denied', str(path))
+
+
+@pytest.mark.parametrize(
+  ('owner', 'name', 'denied'),
+  [
+    (pathlib.Path, 'mkdir', refuse_to_write),
+    (workdir, 'open', refuse_to_write),  # the directory is there, but not the right to write into it
+    (os, 'access', lambda *_: False),  # as on continuing: nothing is written before training
+  ],
+  ids=['parent', 'directory', 'continued'],
+)
+def test_a_workdir_that_cannot_be_written_is_refused_in_one_line(monkeypatch, capsys, tmp_path, owner, name, denied):
+  monkeypatch.setattr(owner, name, denied, raising=False)
+  code, err = called(monkeypatch, capsys, train, f'--config={TINY}', f'--workdir={tmp_path}/run')
+  assert code == 2 and err.startswith(f"error: workdir '{tmp_path}/run' cannot be ") and err.count('\n') == 1
+
+
 def test_evaluating_what_holds_no_run_is_refused(monkeypatch, capsys, tmp_path):
+  monkeypatch.chdir(tmp_path)
   code, err = called(monkeypatch, capsys, evaluate, f'--workdir={tmp_path}')
-  assert code == 2 and str(tmp_path) in err
+  assert code == 2 and err == f"error: '{tmp_path}' holds no run: config.json is missing\n"
+  code, err = called(monkeypatch, capsys, evaluate, '--workdir=runs/typo')
+  assert code == 2 and err.startswith("error: there is no 'runs/typo'") and 'the directory of a run' in err

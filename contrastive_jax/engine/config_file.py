@@ -10,10 +10,9 @@ from collections.abc import Iterator
 
 import ml_collections
 
-import contrastive_jax
 from contrastive_jax.types import Refusal
 
-_PACKAGE = pathlib.Path(contrastive_jax.__file__).parent
+_PACKAGE = pathlib.Path(__file__).parents[1]
 
 
 def run(file: str, variant: str = '') -> ml_collections.ConfigDict:

@@ -1,5 +1,6 @@
 """Optimisers and schedules from optax, with decay and learning rates by parameter path."""
 
+import math
 import re
 from collections.abc import Callable
 
@@ -23,8 +24,8 @@ _SCALINGS: dict[str, Callable[[float], float]] = {
 
 
 def _peak(learning_rate: float, scaling: str, batch_size: int, warmup: float) -> float:
-  if not learning_rate >= 0:
-    raise Refusal(f'config.schedule.learning_rate must be at least 0, but it is {learning_rate}')
+  if not 0 <= learning_rate < math.inf:
+    raise Refusal(f'config.schedule.learning_rate must be a number of at least 0, but it is {learning_rate}')
   if not 0 <= warmup <= 1:
     raise Refusal(f'config.schedule.warmup is a share of the steps, from 0 to 1, but it is {warmup}')
   if scaling not in _SCALINGS:
@@ -46,6 +47,8 @@ def cosine(
   The peak is `learning_rate` times (batch size / 256) to the power 1 ('linear'), 0.5 ('sqrt') or 0 ('none').
   """
   peak = _peak(learning_rate, scaling, batch_size, warmup)
+  if not 0 <= final <= 1:
+    raise Refusal(f'config.schedule.final is a share of the peak, from 0 to 1, but it is {final}')
   rising = round(warmup * total_steps)
   return optax.warmup_cosine_decay_schedule(
     0.0 if rising else peak, peak, rising, max(total_steps, rising + 1), final * peak
@@ -69,6 +72,21 @@ def _decayed(no_decay: str):
     return jax.tree_util.tree_map_with_path(lambda path, _: not re.fullmatch(no_decay, path_name(path)), params)
 
   return mask
+
+
+def _check(weight_decay: float, clip_norm: float | None, **momenta: float):
+  if not weight_decay >= 0:
+    raise Refusal(f'config.optimiser.weight_decay must be at least 0, but it is {weight_decay}')
+  if clip_norm is not None and not clip_norm > 0:
+    raise Refusal(f'config.optimiser.clip_norm must be positive, or None for no clipping, but it is {clip_norm}')
+  for name, value in momenta.items():
+    if not 0 <= value < 1:
+      raise Refusal(f'config.optimiser.{name} must be at least 0 and below 1, but it is {value}')
+
+
+def _positive(name: str, value: float):
+  if not value > 0:
+    raise Refusal(f'config.optimiser.{name} must be positive, but it is {value}')
 
 
 def _assemble(rule: optax.GradientTransformation, clip_norm: float | None, rates: Rates):
@@ -118,6 +136,7 @@ def sgd(
     clip_norm: largest global norm of the gradients; None for no clipping.
     rates: (regular expression over whole paths, factor on the learning rate) pairs; 0 freezes.
   """
+  _check(weight_decay, clip_norm, momentum=momentum)
   decay = optax.add_decayed_weights(weight_decay, _decayed(no_decay))
   return _assemble(optax.chain(decay, optax.sgd(schedule, momentum, nesterov)), clip_norm, rates)
 
@@ -134,6 +153,8 @@ def adamw(
   rates: Rates = (),
 ) -> optax.GradientTransformation:
   """AdamW (Loshchilov and Hutter, 2019), decay decoupled; `no_decay`, `clip_norm` and `rates` as in `sgd`."""
+  _check(weight_decay, clip_norm, beta1=beta1, beta2=beta2)
+  _positive('epsilon', epsilon)
   rule = optax.adamw(schedule, beta1, beta2, epsilon, weight_decay=weight_decay, mask=_decayed(no_decay))
   return _assemble(rule, clip_norm, rates)
 
@@ -149,6 +170,8 @@ def lars(
   rates: Rates = (),
 ) -> optax.GradientTransformation:
   """LARS (You et al., 2017) as SimCLR uses it: parameters that match `no_decay` are not rescaled either."""
+  _check(weight_decay, clip_norm, momentum=momentum)
+  _positive('trust', trust)
   mask = _decayed(no_decay)
   rule = optax.lars(
     schedule,

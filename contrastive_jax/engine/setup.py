@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
@@ -124,6 +125,7 @@ def build(config: ml_collections.ConfigDict, data: dict[str, Source] | None = No
     Refusal: what the config asks for cannot be had: data missing, a batch larger than them, an unknown name, ...
   """
   options = Options(**config.train)
+  _check_intervals(options)
   data, mesh = sources(config) if data is None else data, state.data_mesh(options.devices)
   train, batch_size = data['train'], config.data.batch_size
   if config.data.num_views < 1:
@@ -132,7 +134,6 @@ def build(config: ml_collections.ConfigDict, data: dict[str, Source] | None = No
   total = round(options.epochs * per_epoch) if options.steps is None else options.steps
   if total < 1:
     raise Refusal(f'a run needs at least one step, but config.train asks for {total}')
-  _check_intervals(options)
   _check_best(options, config.evals)
   if not 0 <= config.seed < _SEEDS:
     raise Refusal(f'config.seed must be from 0 to {_SEEDS - 1}, but it is {config.seed}')
@@ -166,6 +167,8 @@ def _check_intervals(options: Options):
     value = getattr(options, name)
     if value is not None and value < 1:
       raise Refusal(f'config.train.{name} must be at least 1, but it is {value}')
+  if not 0 < options.epochs < math.inf:
+    raise Refusal(f'config.train.epochs must be a positive number, but it is {options.epochs}')
   if options.keep_best < 0:
     raise Refusal(f'config.train.keep_best must be at least 0, but it is {options.keep_best}')
 

@@ -60,10 +60,16 @@ def shardings(tree, mesh, rules: Sequence[tuple[str, Sequence[str | None]]] = ()
     rules: (regular expression over the whole path, mesh axis or None for each dimension) pairs.
 
   Raises:
-    Refusal: what is no regular expression, an axis that the mesh does not have, a dimension that does not divide.
+    Refusal: what is no regular expression or matches no path, an axis that the mesh does not have or that is given to
+      two dimensions, a dimension that does not divide.
   """
+  names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
   for regex, _ in rules:
-    pattern('config.train.sharding', regex)
+    if not any(map(pattern('config.train.sharding', regex).fullmatch, names)):
+      parameters = [name for name in names if name.startswith('params/')]
+      raise Refusal(
+        f"'{regex}' of config.train.sharding matches nothing of the train state, such as {', '.join(parameters[:3])}"
+      )
 
   def one(path, leaf):
     name = path_name(path)
@@ -81,6 +87,9 @@ def _split(name: str, leaf, mesh, spec) -> NamedSharding:
       raise Refusal(f"no mesh axis '{axis}' in config.train.sharding{nearest(str(axis), mesh.axis_names)}")
     if axis is not None and size % mesh.shape[axis]:
       raise Refusal(f"config.train.sharding: '{name}' {list(np.shape(leaf))} does not divide among {mesh.size} devices")
+  given = [axis for axis in spec if axis is not None]
+  if len(given) > len(set(given)):
+    raise Refusal(f"config.train.sharding splits two dimensions of '{name}' over one mesh axis: {tuple(spec)}")
   return NamedSharding(mesh, P(*spec))
 
 

@@ -40,6 +40,12 @@ def check_representation(representation: str):
     raise Refusal(f"unknown representation '{representation}'{nearest(str(representation), REPRESENTATIONS)}")
 
 
+def check_seed(seed: int):
+  """Refuses a negative seed, which NumPy's generators do not take."""
+  if seed < 0:
+    raise Refusal(f'seed must be at least 0, but it is {seed}')
+
+
 @jax.jit
 def _finite(x: Float[Array, 'n d']):
   return jnp.isfinite(x).all()

@@ -194,6 +194,7 @@ def make(
   Raises:
     Refusal: here for options out of range; by `run` for fewer than two rows and for embeddings that are not finite.
   """
+  evaluator.check_seed(seed)
   if t <= 0 or rank_tolerance <= 0 or samples < 2:
     raise Refusal(
       f't and rank_tolerance must be positive and samples at least 2, but they are {t}, {rank_tolerance} and {samples}'

@@ -125,8 +125,9 @@ def _weights(keep: Bool[np.ndarray, ' n']) -> Float[Array, ' n']:
   return jax.device_put((keep / keep.sum()).astype(np.float32))
 
 
-def _check(strengths, holdout, max_iterations, tolerance, representation, normalise):
+def _check(strengths, holdout, max_iterations, tolerance, representation, normalise, seed):
   evaluator.check_representation(representation)
+  evaluator.check_seed(seed)
   if normalise not in NORMALISATIONS:
     raise Refusal(f"unknown normalisation '{normalise}'{nearest(str(normalise), NORMALISATIONS)}")
   if not strengths or min(strengths) <= 0:
@@ -217,7 +218,7 @@ def make(
     Refusal: here for options out of range; by `run` for splits without labels, for fewer than two classes, for too few
       rows to hold any out, and for embeddings that are not finite.
   """
-  _check(strengths, holdout, max_iterations, tolerance, representation, normalise)
+  _check(strengths, holdout, max_iterations, tolerance, representation, normalise, seed)
   strengths = tuple(sorted(strengths, reverse=True))
 
   def run(embed) -> dict[str, float]:

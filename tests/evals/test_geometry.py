@@ -182,5 +182,7 @@ def test_what_has_no_geometry_is_refused():
     geometry.make().run(closure(sphere(1, 4)))
   with pytest.raises(Refusal, match='not finite'):
     geometry.make().run(closure(np.full((5, 4), np.nan, np.float32)))
+  with pytest.raises(Refusal, match='seed must be at least 0'):
+    geometry.make(seed=-1)
   with pytest.raises(Refusal, match='must be positive'):
     geometry.make(t=0.0)

@@ -170,6 +170,7 @@ def test_what_cannot_be_probed_is_refused():
     ({'strengths': ()}, 'strengths must be one or more positive numbers'),
     ({'holdout': 1.0}, 'holdout must lie between 0 and 1'),
     ({'max_iterations': 0}, 'must be positive'),
+    ({'seed': -1}, 'seed must be at least 0'),
   ],
 )
 def test_options_out_of_range_are_refused(options, message):
