@@ -200,7 +200,7 @@ def called(monkeypatch, capsys, entry, *arguments: str) -> tuple[int, str]:
     (['--config.train.best=linear/accuracy'], 'must be a score that config.evals measures'),
     (['--config=broken.py'], "config file 'broken.py' fails in line 3: NameError: name 'missing' is not defined"),
     (['--config=.'], "'.' holds no run: config.json is missing"),
-    (['--config=flat.npz'], "config file 'flat.npz' is not a Python file"),
+    (['--config=flat.npz'], "'flat.npz' is not a Python file with a config, nor the directory of a run"),
     ([f'--config={ROOT}/configs/ssl/simclr.py:nosuch'], "unknown variant 'nosuch' of the config (known: cifar10,"),
     (['--config.data.batch_size=5000'], 'batch_size 5000 is larger than the data set, which has 1437 examples'),
     (['--config.data.batch_size=12', '--config.train.devices=8'], 'batch_size=12 does not divide among 8 devices'),

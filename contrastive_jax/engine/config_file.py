@@ -55,7 +55,7 @@ def _importable(*folders: str) -> Iterator[None]:
 def _called(file: str, variant: str):
   spec = importlib.util.spec_from_file_location('config_' + pathlib.Path(file).stem, file)
   if spec is None or spec.loader is None:
-    raise Refusal(f"config file '{file}' is not a Python file")
+    raise Refusal(f"'{file}' is not a Python file with a config, nor the directory of a run")
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   if not hasattr(module, 'get_config'):
