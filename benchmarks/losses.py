@@ -19,6 +19,7 @@ _MEMORY = flags.DEFINE_float('memory', None, 'GB that one call may take; default
 _PATIENCE = flags.DEFINE_float('patience', 12.0, 'Seconds above which a call is not tried.')
 _BUDGET = flags.DEFINE_float('budget', 12.0, 'Seconds of repeats for each loss and size; at least three are run.')
 _LOSSES = flags.DEFINE_list('losses', ['symmetric', 'nt_xent', 'sigmoid'], 'Which are compared.')
+_ONLY = flags.DEFINE_list('only', None, 'Names of the contenders that are run; default all.')
 flags.register_validator(
   'losses', lambda names: set(names) <= {'symmetric', 'nt_xent', 'sigmoid'}, 'symmetric, nt_xent and sigmoid are known'
 )
@@ -37,6 +38,13 @@ def _sizes(name: str, backend: str) -> list[int]:
     return sorted(int(size) for size in _SIZES.value)
   default = SIZES.get(backend, SIZES['gpu'])
   return list(default if name == 'symmetric' else default[:-1])
+
+
+def _chosen(study: compare.Study) -> compare.Study:
+  if _ONLY.value is None:
+    return study
+  wanted = {','.join(_ONLY.value)} | set(_ONLY.value)  # a name may hold a comma itself
+  return study._replace(contenders=tuple(c for c in study.contenders if c.name in wanted))
 
 
 def _room(backend: str) -> float:
@@ -74,7 +82,7 @@ def main(argv):
   bounds, edge = Bounds(_room(backend), _PATIENCE.value, _BUDGET.value), 2048 if backend == 'cpu' else 8192
   blocks: dict[str, list[compare.Block]] = {}
   for name in _LOSSES.value:
-    study, before = known[name], {}
+    study, before = _chosen(known[name]), {}
     for b in _sizes(name, backend):
       block = compare.compare(study, b, _DIM.value, edge, bounds, before)
       blocks.setdefault(study.title, []).append(block)
