@@ -33,7 +33,7 @@ def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
   return rest, overrides
 
 
-def run(main: Callable, *, config_from_workdir: bool = False):
+def run(main: Callable, *, config_from_workdir: bool = False, needs_workdir: bool = True):
   """Runs `main(config, workdir)`.
 
   A Refusal ends with its message, in one line, and exit code 2; a loss that is no number, or the loss of another
@@ -41,6 +41,7 @@ def run(main: Callable, *, config_from_workdir: bool = False):
 
   Args:
     config_from_workdir: --config may be left out: the config is that of the run in --workdir.
+    needs_workdir: --workdir must be given; otherwise one of the two, and `main` may get None for it.
   """
   overrides: dict[str, str] = {}
 
@@ -60,13 +61,13 @@ def run(main: Callable, *, config_from_workdir: bool = False):
     try:
       if len(argv) > 1:
         raise Refusal(f"unexpected argument '{argv[1]}'")
-      if _WORKDIR.value is None:
+      if _WORKDIR.value is None and needs_workdir:
         raise Refusal('--workdir is needed: the directory of the run')
-      if _CONFIG.value is None and not config_from_workdir:
+      if _CONFIG.value is None and not (config_from_workdir and _WORKDIR.value):
         raise Refusal('--config is needed: a config file, such as configs/ssl/simclr.py')
       if _DISTRIBUTED.value:
         processes.start()
-      config = resolve.load(_CONFIG.value or _WORKDIR.value, overrides)
+      config = resolve.load(_CONFIG.value or _WORKDIR.value or '', overrides)
       main(config, _WORKDIR.value)
     except Refusal as refusal:
       _exit(refusal, 2)

@@ -31,7 +31,7 @@ def step_keys(seed: int, step) -> Keys:
   return Keys(*jax.random.split(key))
 
 
-def _without_images(batch):
+def without_images(batch):
   """What a loss sees of a batch, the same for plain and cached gradients."""
   return {k: v for k, v in batch.items() if k != 'image' and not k.startswith('view_')}
 
@@ -45,7 +45,7 @@ def plain(method: Method, expand: Callable, *, seed: int):
 
     def objective(params):
       features, state = method.encode(params, train_state.state, batch, key=keys.encode, step=step, train=True)
-      out = method.loss(params, state, features, _without_images(batch), key=keys.loss, step=step)
+      out = method.loss(params, state, features, without_images(batch), key=keys.loss, step=step)
       return out.loss, out
 
     of_params, out = jax.grad(objective, has_aux=True)(train_state.params)
@@ -123,7 +123,7 @@ def cached(method: Method, expand: Callable, *, seed: int, microbatch: int, mesh
     key = step_keys(seed, train_state.step).loss
 
     def objective(params, features):
-      rest = _without_images(raw)
+      rest = without_images(raw)
       out = method.loss(params, train_state.state, features, rest, key=key, step=train_state.step)
       return out.loss, out
 
