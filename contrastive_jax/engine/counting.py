@@ -28,7 +28,7 @@ class Counts(NamedTuple):
     float32: FLOP of products whose float32 (or wider) inputs are multiplied at full precision.
     default: FLOP of products of float32 inputs at the backend's own precision (TF32 on NVIDIA, bfloat16 on TPU).
     bfloat16: FLOP of products with an input of at most 16 bits.
-    transcendentals: exponentials, logarithms and the like, in elements.
+    transcendentals: exponentials, logarithms and the like, in elements; the compiler makes equal ones once.
     sent: bytes sent to other devices, by the least that is needed around a ring.
     exact: False where a `while` loop was counted once, because the trace does not say how often it runs.
   """

@@ -14,7 +14,7 @@ from contrastive_jax.engine.counting import Counts
 SECONDS = 0.2  # of repeats, for each kind of product
 EDGE = {'cpu': 2048}  # of the square matrices; smaller ones do not reach the rate
 LARGE_EDGE = 8192
-KINDS = ('float32', 'default', 'bfloat16')  # of products, as `Counts` tells them apart
+KINDS = ('default', 'float32', 'bfloat16')  # of products, as `Counts` tells them apart
 
 
 def matmul(kind: str, edge: int):
@@ -49,13 +49,13 @@ def rates(counts: Counts, mesh) -> dict[str, float]:
 
   Devices that are threads of one CPU share its rate.
   """
-  kinds = {kind for kind in KINDS if getattr(counts, kind)}
+  kinds = [kind for kind in KINDS if getattr(counts, kind)]
   on_cpu = jax.default_backend() == 'cpu'
   share = len(mesh.local_devices) if on_cpu else 1
   # A CPU has one way to multiply float32.
   measured = {'float32' if on_cpu and kind == 'default' else kind for kind in kinds}
   found = {kind: rate(kind) / share for kind in sorted(measured)}
-  return {kind: found.get(kind, found.get('float32', 0.0)) for kind in sorted(kinds)}
+  return {kind: found[kind if kind in found else 'float32'] for kind in kinds}
 
 
 def seconds(counts: Counts, rates: Mapping[str, float]) -> float:

@@ -31,13 +31,13 @@ def measure(run: Run) -> Measured:
   train_state, raw = parts.abstract(run)
   compiled = run.step.lower(train_state, raw).compile() if hasattr(run.step, 'lower') else None
   batch, features = parts.example(run, parts.features(run, train_state, raw))
-  state = run.fresh()
+  state, take = run.fresh(), run.step if compiled is None else compiled
   loss = jax.jit(parts.loss(run)).lower(state, batch, features).compile()
   of_loss = _median(lambda: jax.block_until_ready(loss(state, batch, features)))
 
   def step():
     nonlocal state
-    state, found = run.step(state, batch)
+    state, found = take(state, batch)
     jax.block_until_ready(found)
 
   return Measured(of_loss, _median(step), None if compiled is None else sum(parts.needs(compiled)))
