@@ -122,7 +122,7 @@ def compare(study: Study, b: int, d: int, edge: int, bounds: Bounds, before: dic
     entries.append(entry)
     if run is not None:
       runs[contender.name] = run
-  times = measure.interleaved(runs, budget=bounds.budget)
+  times = measure.interleaved(runs, budget=bounds.budget, often=LIMITS.values())
   speeds = {name: 2 * edge**3 / times[name].low for name in LIMITS.values() if name in times}
   entries = [entry._replace(times=times.get(entry.contender.name)) for entry in entries]
   before.update({e.contender.name: (b, e.times.median) for e in entries if e.times})

@@ -19,7 +19,7 @@ _MEMORY = flags.DEFINE_float('memory', None, 'GB that one call may take; default
 _PATIENCE = flags.DEFINE_float('patience', 12.0, 'Seconds above which a call is not tried.')
 _BUDGET = flags.DEFINE_float('budget', 12.0, 'Seconds of repeats for each loss and size; at least three are run.')
 _LOSSES = flags.DEFINE_list('losses', ['symmetric', 'nt_xent', 'sigmoid'], 'Which are compared.')
-_ONLY = flags.DEFINE_list('only', None, 'Names of the contenders that are run; default all.')
+_ONLY = flags.DEFINE_multi_string('only', None, 'Name of a contender that is run, again for more; default all.')
 flags.register_validator(
   'losses', lambda names: set(names) <= {'symmetric', 'nt_xent', 'sigmoid'}, 'symmetric, nt_xent and sigmoid are known'
 )
@@ -43,8 +43,10 @@ def _sizes(name: str, backend: str) -> list[int]:
 def _chosen(study: compare.Study) -> compare.Study:
   if _ONLY.value is None:
     return study
-  wanted = {','.join(_ONLY.value)} | set(_ONLY.value)  # a name may hold a comma itself
-  return study._replace(contenders=tuple(c for c in study.contenders if c.name in wanted))
+  chosen = tuple(c for c in study.contenders if c.name in _ONLY.value)
+  if not chosen:
+    raise app.UsageError(f'--only names no contender; there are {", ".join(c.name for c in study.contenders)}')
+  return study._replace(contenders=chosen)
 
 
 def _room(backend: str) -> float:

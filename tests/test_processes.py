@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from test_command import ROOT, TINY, loaded
 
+from contrastive_jax import losses
 from contrastive_jax.engine import metrics, workdir
 
 STEPS = 60
@@ -21,18 +22,22 @@ RUN = [f'--config.train.steps={STEPS}', '--config.train.eval_every=30', '--confi
 
 
 def launched(path, *, count: int = 2, of: int = 2) -> list[subprocess.Popen]:
-  """Starts `count` of `of` processes, one device each."""
+  """Starts `count` of `of` processes of a training run, one device each."""
+  command = [sys.executable, '-m', 'contrastive_jax.train', f'--config={TINY}', f'--workdir={path}', *RUN]
+  return started(command + ['--distributed'] * (of > 1), count=count, of=of, devices=1)
+
+
+def started(command: list[str], *, count: int, of: int, devices: int) -> list[subprocess.Popen]:
+  """Starts `count` of `of` processes of a command, with so many devices each."""
   with socket.socket() as probe:
     probe.bind(('localhost', 0))
     address = f'localhost:{probe.getsockname()[1]}'
   environment = os.environ | {
-    'PYTHONPATH': str(ROOT),
+    'PYTHONPATH': os.pathsep.join(map(str, (ROOT, ROOT / 'tests', ROOT / 'tests' / 'laws'))),
     'JAX_PLATFORMS': 'cpu',
-    'JAX_NUM_CPU_DEVICES': '1',
+    'JAX_NUM_CPU_DEVICES': str(devices),
     'JAX_COMPILATION_CACHE_DIR': jax.config.jax_compilation_cache_dir,
   }
-  command = [sys.executable, '-m', 'contrastive_jax.train', f'--config={TINY}', f'--workdir={path}', *RUN]
-  command += ['--distributed'] if of > 1 else []
   cluster = [
     dict(JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES=str(of), JAX_PROCESS_ID=str(i)) for i in range(count)
   ]
@@ -116,6 +121,14 @@ def test_sigterm_to_one_process_saves_and_stops_both_and_one_process_can_continu
   assert code == 0 and 'continuing from step' in out, err
   losses = [loss for _, loss in training_loss(tmp_path / 'run')]
   np.testing.assert_allclose(losses, [loss for _, loss in training_loss(two[0])], rtol=1e-4)
+
+
+@pytest.mark.parametrize('extent', ['turns', pytest.param('all', marks=pytest.mark.slow)])
+def test_every_loss_over_two_processes_has_the_value_and_gradient_of_one_device(extent):
+  found = ended(started([sys.executable, '-m', 'of_processes', extent], count=2, of=2, devices=2), 1200)
+  assert [code for code, _, _ in found] == [0, 0], found
+  for _, out, _ in found:
+    assert [line.split()[1] for line in out.splitlines() if line.startswith('checked')] == list(losses.PAIRWISE)
 
 
 def test_a_cluster_that_is_half_described_is_refused(monkeypatch, tmp_path):

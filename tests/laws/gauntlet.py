@@ -16,8 +16,15 @@ import numpy as np
 from compiling import jit
 
 from contrastive_jax import losses
+from contrastive_jax.methods.base import Method, Output
 
-TILES = dict(chunked=losses.chunked(5, 7), dense=losses.dense(), ring=losses.ring(rows=3, cols=4))
+TILES = {
+  'dense': losses.dense(),
+  'chunked': losses.chunked(5, 7),
+  'ring': losses.ring(rows=3, cols=4),
+  'chunked whole': losses.chunked(64, 64),  # one tile
+  'ring whole': losses.ring(rows=64, cols=64),  # one tile for each visitor
+}
 
 
 class Case(NamedTuple):
@@ -142,6 +149,43 @@ def truth(name: str, variant: str, size: int = 16):
   """Value and gradient that every fold must give."""
   one = case(name, variant, size)
   return dense(name, variant, size)(one.learnable, one.fixed)
+
+
+class Tower(NamedTuple):
+  """A loss of embeddings that a linear encoder makes, for the engine's two ways to differentiate."""
+
+  method: Method
+  params: dict[str, np.ndarray]
+  batch: dict[str, np.ndarray]  # every array leads with the instances
+
+
+def tower(one: Case, **keywords) -> Tower:
+  """The case behind a linear encoder; all of its arrays must have as many instances."""
+
+  def turned(key, value):
+    return value if instance_axis(key, value) == 0 else value.swapaxes(0, 1)
+
+  arrays = {k: v for k, v in (one.learnable | one.fixed).items() if instance_axis(k, v) is not None}
+  batch = {k: turned(k, v) for k, v in arrays.items()}
+  sizes = {len(v) for v in batch.values()}
+  assert len(sizes) == 1, sizes
+  params = {k: v for k, v in one.learnable.items() if k not in arrays}
+  mixing = np.eye(5, dtype=np.float32) + np.float32(0.1) * np.arange(25, dtype=np.float32).reshape(5, 5) / 25
+
+  def encode(params, state, batch, *, key, step, train):
+    features = {k: batch[k] @ params['mixing'] for k in one.learnable if k in arrays and batch[k].ndim > 1}
+    return features, state
+
+  def loss(params, state, features, batch, *, key, step):
+    rest = {k: v for k, v in params.items() if k != 'mixing'}
+    made = {k: turned(k, v) for k, v in features.items()}
+    given = {k: batch[k] for k in arrays if k not in features}
+    learnable = made | rest | {k: v for k, v in given.items() if k in one.learnable}
+    fixed = {k: v for k, v in given.items() if k in one.fixed}
+    return Output(scalar(one, **keywords)(learnable, fixed), state, {})
+
+  index = {'index': np.arange(*sizes, dtype=np.int32)}
+  return Tower(Method(None, encode, loss, None), params | {'mixing': mixing}, batch | index)
 
 
 def assert_close(got, want, tolerance: float = 1e-5):

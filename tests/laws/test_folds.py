@@ -8,25 +8,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from compiling import jit
 from gauntlet import TILES, assert_close, instance_axis, scalar, truth
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from contrastive_jax import losses
+from contrastive_jax.engine import gradient, state
 
 FACTORS = dict(
   name=list(losses.PAIRWISE),
   fold=list(TILES),
-  devices=[0, 1, 2, 8],  # 0: no mesh
+  devices=[0, 1, 2, 4, 8],  # 0: no mesh
   axes=['auto', 'explicit'],
   current=[False, True],  # whether the mesh is also the current one (`jax.set_mesh`)
   options=['plain', 'rich', 'rich ragged'],
+  gradient=['plain', 'cached'],  # of the embeddings, or of an encoder by micro-batches
 )
 
 
 def possible(row) -> bool:
   if row['devices'] == 0 and (row['axes'] == 'explicit' or row['current']):
+    return False
+  # The engine's mesh is automatic, and micro-batches cut as many instances on every side.
+  if row['gradient'] == 'cached' and (row['axes'] == 'explicit' or not row['devices'] or row['options'] != 'plain'):
     return False
   # A dimension of 13 does not split in the type of an explicitly sharded array.
   return not (row['axes'] == 'explicit' and row['options'] == 'rich ragged' and row['devices'] > 1)
@@ -55,6 +61,30 @@ def placed(arrays: dict, mesh, axis='data') -> dict:
 
 
 def check(row):
+  (check_cached if row['gradient'] == 'cached' else check_plain)(row)
+
+
+def check_cached(row):
+  """The gradient of a linear encoder, by micro-batches of half the batch, against that of the dense fold at once."""
+  mesh = state.data_mesh(row['devices'])
+  ways = [
+    gauntlet.tower(gauntlet.case(row['name'], 'plain'), fold=fold) for fold in (TILES[row['fold']], losses.dense())
+  ]
+  split = state.batch_sharding(mesh)
+  with tiny.quickly(), jax.set_mesh(mesh) if row['current'] else contextlib.nullcontext():
+    of = gradient.cached(ways[0].method, lambda raw, step: raw, seed=0, microbatch=8, mesh=mesh)
+    start = state.TrainState(jnp.int32(0), ways[0].params, (), {})
+    start = jax.device_put(start, NamedSharding(mesh, P()))
+    out, found = of(start, jax.device_put(ways[0].batch, split))
+
+  def plainly(params):
+    features, _ = ways[1].method.encode(params, {}, ways[1].batch, key=None, step=0, train=True)
+    return ways[1].method.loss(params, {}, features, ways[1].batch, key=None, step=0).loss
+
+  assert_close((out.loss, found), jit(jax.value_and_grad(plainly))(ways[1].params), 2e-5)
+
+
+def check_plain(row):
   variant, _, ragged = row['options'].partition(' ')
   size = 13 if ragged else 16
   case = gauntlet.case(row['name'], variant, size)

@@ -1,0 +1,50 @@
+"""What each of several processes does to check every loss on the mesh of all: `test_processes.py` starts it.
+
+Each loss meets one fold and one set of options, which take turns; with the argument `all`, every one.
+"""
+
+import itertools
+import sys
+
+import gauntlet
+import jax
+import numpy as np
+from compiling import jit
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from contrastive_jax import losses
+from contrastive_jax.engine import processes
+
+FOLDS = dict(ring=losses.ring(rows=3, cols=4), chunked=losses.chunked(5, 7), auto='auto')
+
+
+def check(name: str, fold: str, variant: str, mesh):
+  """Value and gradient are those of the dense fold on one device."""
+  case = gauntlet.case(name, variant)
+
+  def put(arrays):
+    made = {}
+    for key, value in arrays.items():
+      at = gauntlet.instance_axis(key, value)
+      split = at is not None and np.shape(value)[at] % mesh.size == 0
+      made[key] = processes.put(value, NamedSharding(mesh, P(*(None,) * at, 'data') if split else P()))
+    return made
+
+  got = jit(jax.value_and_grad(gauntlet.scalar(case, fold=FOLDS[fold])))(put(case.learnable), put(case.fixed))
+  gauntlet.assert_close(processes.fetch(got), gauntlet.truth(name, variant), 2e-5)
+
+
+def main():
+  processes.start()
+  assert jax.process_count() == 2 and len(jax.devices()) == 4
+  mesh = jax.make_mesh((4,), ('data',), axis_types=(AxisType.Auto,))
+  product = list(itertools.product(FOLDS, ('plain', 'rich')))
+  for i, name in enumerate(losses.PAIRWISE):
+    for fold, variant in product if 'all' in sys.argv else [product[i % len(product)]]:
+      check(name, fold, variant, mesh)
+    print(f'checked {name}', flush=True)
+
+
+if __name__ == '__main__':
+  main()
