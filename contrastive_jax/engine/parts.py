@@ -30,12 +30,16 @@ def _placed(shapes, where):
   return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, where)
 
 
-def encode(run: Run):
-  """`(params, train_state, raw) -> features`: views, encoder and head."""
+def views(run: Run):
+  """`(train_state, raw) -> batch`: the views of a step."""
+  return lambda state, raw: expand(raw, run.views, num_views=run.info.num_views, seed=run.seed, step=state.step)
 
-  def function(params, train_state: TrainState, raw):
+
+def encode(run: Run):
+  """`(params, train_state, batch) -> features`: encoder and head."""
+
+  def function(params, train_state: TrainState, batch):
     step = train_state.step
-    batch = expand(raw, run.views, num_views=run.info.num_views, seed=run.seed, step=step)
     key = step_keys(run.seed, step).encode
     return run.method.encode(params, train_state.state, batch, key=key, step=step, train=True)[0]
 
@@ -43,10 +47,10 @@ def encode(run: Run):
 
 
 def encode_and_back(run: Run):
-  """`(train_state, raw, cotangents of the features) -> gradients` of the parameters."""
+  """`(train_state, batch, cotangents of the features) -> gradients` of the parameters."""
 
-  def function(train_state: TrainState, raw, cotangents):
-    return jax.vjp(lambda params: encode(run)(params, train_state, raw), train_state.params)[1](cotangents)[0]
+  def function(train_state: TrainState, batch, cotangents):
+    return jax.vjp(lambda params: encode(run)(params, train_state, batch), train_state.params)[1](cotangents)[0]
 
   return function
 
@@ -68,7 +72,8 @@ def loss(run: Run):
 
 def features(run: Run, train_state, raw):
   """The features of a batch, abstract, split among the devices as the batch is."""
-  shapes = jax.eval_shape(encode(run), train_state.params, train_state, raw)
+  batch = jax.eval_shape(views(run), train_state, raw)
+  shapes = jax.eval_shape(encode(run), train_state.params, train_state, batch)
   return _placed(shapes, jax.tree.map(lambda _: batch_sharding(run.mesh), shapes))
 
 
@@ -115,7 +120,7 @@ class Budget(NamedTuple):
     parameters: of the parameters, and so of a gradient.
     features: of the features of the batch.
     loss: of the loss, value and gradient, besides what it is given.
-    fixed: of the encoder, forward and backward, however few examples it embeds.
+    fixed: of the views and the encoder, forward and backward, however few examples it embeds.
     each: the same for each example of a device.
   """
 
@@ -159,11 +164,13 @@ def budget(run: Run) -> Budget:
 
 
 def _encoder(run: Run, train_state, raw, examples: int) -> int:
-  """Bytes of the encoder, forward and backward, with so many examples on one device."""
+  """Bytes of the views and the encoder, forward and backward, with so many examples on one device."""
   cut = {k: jax.ShapeDtypeStruct((examples, *x.shape[1:]), x.dtype) for k, x in raw.items()}
   alone = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), train_state)
-  cotangents = jax.eval_shape(encode(run), alone.params, alone, cut)
-  return working(encode_and_back(run), alone, cut, cotangents)
+  batch = jax.eval_shape(views(run), alone, cut)
+  cotangents = jax.eval_shape(encode(run), alone.params, alone, batch)
+  made = sum(x.size * x.dtype.itemsize for k, x in batch.items() if k.startswith('view_'))
+  return made + working(encode_and_back(run), alone, batch, cotangents)
 
 
 # --- arrays to run the parts on ---
