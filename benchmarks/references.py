@@ -15,36 +15,36 @@ def _softmax(logits: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
   return (top + np.log(total)).squeeze(axis), exp / total
 
 
-def symmetric(x: np.ndarray, y: np.ndarray):
+def symmetric(x: np.ndarray, y: np.ndarray, temperature: float = TEMPERATURE):
   """Value, gradient of x, gradient of y."""
   b = len(x)
-  logits = x @ y.T / TEMPERATURE
+  logits = x @ y.T / temperature
   of_rows, of_cols = _softmax(logits, 1), _softmax(logits, 0)
   value = ((of_rows[0] + of_cols[0]) / 2 - np.diagonal(logits)).mean()
-  of_logits = (of_rows[1] + of_cols[1] - 2 * np.eye(b)) / (2 * b * TEMPERATURE)
+  of_logits = (of_rows[1] + of_cols[1] - 2 * np.eye(b)) / (2 * b * temperature)
   return value, of_logits @ y, of_logits.T @ x
 
 
-def nt_xent(x: np.ndarray, y: np.ndarray):
+def nt_xent(x: np.ndarray, y: np.ndarray, temperature: float = TEMPERATURE):
   """Value, gradient of x, gradient of y."""
   z = np.concatenate([x, y])
   n = len(z)
-  logits = z @ z.T / TEMPERATURE
+  logits = z @ z.T / temperature
   np.fill_diagonal(logits, -np.inf)
   rows, partner = np.arange(n), np.roll(np.arange(n), n // 2)
   lse, of_logits = _softmax(logits, 1)
   value = (lse - logits[rows, partner]).mean()
   of_logits[rows, partner] -= 1
-  of_z = (of_logits + of_logits.T) @ z / (n * TEMPERATURE)
+  of_z = (of_logits + of_logits.T) @ z / (n * temperature)
   return value, of_z[: n // 2], of_z[n // 2 :]
 
 
-def sigmoid(x: np.ndarray, y: np.ndarray):
+def sigmoid(x: np.ndarray, y: np.ndarray, temperature: float = TEMPERATURE):
   """Value, gradient of x, gradient of y."""
   b = len(x)
   sign = 2 * np.eye(b) - 1
-  cost = -sign * (x @ y.T / TEMPERATURE + BIAS)
-  of_logits = -sign / (1 + np.exp(-cost)) / (b * TEMPERATURE)
+  cost = -sign * (x @ y.T / temperature + BIAS)
+  of_logits = -sign / (1 + np.exp(-cost)) / (b * temperature)
   return np.logaddexp(0, cost).sum(1).mean(), of_logits @ y, of_logits.T @ x
 
 

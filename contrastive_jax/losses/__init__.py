@@ -15,6 +15,7 @@ import inspect
 from contrastive_jax.losses import multiview, softmax
 from contrastive_jax.losses import sigmoid as _sigmoid
 from contrastive_jax.losses import uniformity as _uniformity
+from contrastive_jax.losses.health import Health, health
 from contrastive_jax.losses.inputs import mean, unit
 from contrastive_jax.losses.multiview import *  # noqa: F403
 from contrastive_jax.losses.sigmoid import *  # noqa: F403
@@ -31,4 +32,5 @@ _LOSSES = sorted({*multiview.__all__, *softmax.__all__, *_sigmoid.__all__, *_uni
 # Losses of pairs, which have a fold: the law tests run each through the gauntlet, and a config of `pair` can name it.
 PAIRWISE = tuple(name for name in _LOSSES if 'fold' in inspect.signature(globals()[name]).parameters)
 
-__all__ = [*_LOSSES, 'chunked', 'dense', 'local', 'mean', 'ring', 'unit']
+# `health` has a fold but is no loss.
+__all__ = [*_LOSSES, 'Health', 'chunked', 'dense', 'health', 'local', 'mean', 'ring', 'unit']

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from contrastive_jax.evals import geometry, knn, linear
+from contrastive_jax.evals import geometry, health, knn, linear
 from contrastive_jax.types import Embedded
 
 
@@ -15,7 +15,7 @@ def raw_pixels(split, view=None):
   return Embedded(x, x / np.linalg.norm(x, axis=1, keepdims=True), label[rows].astype(np.int32), np.arange(len(x)))
 
 
-@pytest.mark.parametrize('module', [geometry, knn, linear], ids=lambda m: m.__name__.split('.')[-1])
+@pytest.mark.parametrize('module', [geometry, health, knn, linear], ids=lambda m: m.__name__.split('.')[-1])
 def test_every_metric_is_a_finite_float_with_a_line_in_the_glossary(module):
   metrics = module.make().run(raw_pixels)
   assert set(metrics) == set(module.GLOSSARY)
@@ -29,7 +29,7 @@ def test_raw_pixels_of_digits_are_classified_far_above_chance(module):
   assert module.make().run(raw_pixels)[f'{name}/accuracy'] > 0.8
 
 
-@pytest.mark.parametrize('module', [geometry, knn, linear], ids=lambda m: m.__name__.split('.')[-1])
+@pytest.mark.parametrize('module', [geometry, health, knn, linear], ids=lambda m: m.__name__.split('.')[-1])
 def test_evaluators_work_under_a_transfer_guard(module):
   with jax.transfer_guard('disallow'):
     scores = module.make().run(raw_pixels)
