@@ -31,8 +31,9 @@ class Options(NamedTuple):
   best: str = 'knn/accuracy'  # a score of `evals` of which more is better
   microbatch: int | None = None  # examples embedded at once by cached gradients; None: the whole batch
   devices: int | None = None  # None: all
-  # (regular expression over paths of the train state, (mesh axis or None, ...)) pairs; others are replicated.
-  sharding: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
+  # (regular expression over paths of the train state, 'largest' or (mesh axis or None, ...)) pairs; the first that
+  # matches counts, what none matches is replicated.
+  sharding: tuple[tuple[str, str | tuple[str | None, ...]], ...] = ()
   init_from: str | None = None  # workdir of another run, or a .safetensors file, whose parameters to start from
   init_skip: str | None = None  # regular expression of parameter paths that `init_from` leaves fresh ('head/.*')
   report: bool = True  # report.html at the end

@@ -142,6 +142,9 @@ def build(config: ml_collections.ConfigDict, data: dict[str, Source] | None = No
   optimiser = resolve.build(config.optimiser, 'optimiser', schedule)
   how, views_ = method(config), views(config, train)
   make_views = functools.partial(_expand, views_, config.data.num_views, config.seed)
+  make_step = functools.partial(
+    step.make, seed=config.seed, mesh=mesh, microbatch=options.microbatch, rules=options.sharding
+  )
   raw_views = resolve.build(config.data.views, 'data.views', mean=(0.0,) * len(train.mean), std=(1.0,) * len(train.std))
   embedder = functools.partial(Embedder, mesh=mesh, batch_size=max(256, batch_size), seed=config.seed)
   return Run(
@@ -155,7 +158,7 @@ def build(config: ml_collections.ConfigDict, data: dict[str, Source] | None = No
     method=how,
     optimiser=optimiser,
     evaluators={k: resolve.build(section, 'evals', name=k) for k, section in config.evals.items()},
-    step=step.make(how, optimiser, schedule, make_views, seed=config.seed, mesh=mesh, microbatch=options.microbatch),
+    step=make_step(how, optimiser, schedule, make_views),
     embedder=embedder(how.embed, data, views_),
     pixels=embedder(raw_pixels, data, raw_views),
     glossary=resolve.glossary(config),

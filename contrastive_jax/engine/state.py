@@ -15,6 +15,10 @@ from contrastive_jax.models.options import pattern
 from contrastive_jax.types import Params, Refusal, State, nearest
 
 AXIS = 'data'
+LARGEST = 'largest'  # of a rule: splits leaves without knowing their shapes
+
+Axes = Sequence[str | None]
+Rules = Sequence[tuple[str, str | Axes]]
 
 
 class TrainState(NamedTuple):
@@ -52,48 +56,70 @@ def check_batch(batch_size: int, mesh):
     raise Refusal(f'config.data.batch_size={batch_size} does not divide among {mesh.size} devices; {near} would')
 
 
-def shardings(tree, mesh, rules: Sequence[tuple[str, Sequence[str | None]]] = ()):
+def shardings(tree, mesh, rules: Rules = ()):
   """A sharding for every leaf: that of the first rule whose regular expression its path matches, else replicated.
 
   Args:
     tree: a TrainState of arrays or shapes.
-    rules: (regular expression over the whole path, mesh axis or None for each dimension) pairs.
+    rules: pairs of a regular expression over the whole path, and a mesh axis or None for each dimension, or 'largest':
+      the largest dimension that divides among the devices is split, and leaves without one are whole.
 
   Raises:
     Refusal: what is no regular expression or matches no path, an axis that the mesh does not have or that is given to
-      two dimensions, a dimension that does not divide.
+      two dimensions, a dimension that does not divide, a word other than 'largest'.
   """
   names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
-  for regex, _ in rules:
+  for regex, spec in rules:
     if not any(map(pattern('config.train.sharding', regex).fullmatch, names)):
       parameters = [name for name in names if name.startswith('params/')]
       raise Refusal(
         f"'{regex}' of config.train.sharding matches nothing of the train state, such as {', '.join(parameters[:3])}"
       )
+    if isinstance(spec, str) and spec != LARGEST:
+      raise Refusal(
+        f"config.train.sharding splits '{regex}' by '{spec}', but '{LARGEST}', or an axis or None for each dimension, "
+        f"as in ('{AXIS}',), is needed"
+      )
 
   def one(path, leaf):
-    name = path_name(path)
+    name, shape = path_name(path), np.shape(leaf)
     for regex, spec in rules:
       if re.fullmatch(regex, name):
-        return _split(name, leaf, mesh, spec[: np.ndim(leaf)])
+        return _placed(mesh, _largest(shape, mesh) if spec == LARGEST else _given(name, shape, mesh, spec))
     return NamedSharding(mesh, P())
 
   return jax.tree_util.tree_map_with_path(one, tree)
 
 
-def _split(name: str, leaf, mesh, spec) -> NamedSharding:
-  for axis, size in zip(spec, np.shape(leaf), strict=False):
+def _largest(shape: Sequence[int], mesh) -> Axes:
+  """The axes that split the largest dimension that divides among the devices, the first of equals."""
+  sizes = [0 if size % mesh.shape[AXIS] else size for size in shape]
+  return (None,) * sizes.index(max(sizes)) + (AXIS,) if any(sizes) else ()
+
+
+def _given(name: str, shape: Sequence[int], mesh, spec) -> Axes:
+  """The axes of a rule, for as many dimensions as there are."""
+  spec = spec[: len(shape)]
+  for axis, size in zip(spec, shape, strict=False):
     if axis is not None and axis not in mesh.axis_names:
       raise Refusal(f"no mesh axis '{axis}' in config.train.sharding{nearest(str(axis), mesh.axis_names)}")
     if axis is not None and size % mesh.shape[axis]:
-      raise Refusal(f"config.train.sharding: '{name}' {list(np.shape(leaf))} does not divide among {mesh.size} devices")
+      raise Refusal(f"config.train.sharding: '{name}' {list(shape)} does not divide among {mesh.size} devices")
   given = [axis for axis in spec if axis is not None]
   if len(given) > len(set(given)):
     raise Refusal(f"config.train.sharding splits two dimensions of '{name}' over one mesh axis: {tuple(spec)}")
-  return NamedSharding(mesh, P(*spec))
+  return spec
 
 
-def create(method, optimiser, batch, info, *, seed: int, mesh, rules=()) -> TrainState:
+def _placed(mesh, axes: Axes) -> NamedSharding:
+  # Spelt as compiled functions spell it, or a step would be compiled again for its own result.
+  spelt = [axis if axis is not None and mesh.shape[axis] > 1 else None for axis in axes]
+  while spelt and spelt[-1] is None:
+    spelt.pop()
+  return NamedSharding(mesh, P(*spelt))
+
+
+def create(method, optimiser, batch, info, *, seed: int, mesh, rules: Rules = ()) -> TrainState:
   """A fresh TrainState, made in its shardings; `batch` holds example views, as `Method.init` reads them."""
 
   def fresh():

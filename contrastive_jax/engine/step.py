@@ -4,9 +4,11 @@ from collections.abc import Callable
 
 import jax
 import optax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from contrastive_jax.engine import gradient
-from contrastive_jax.engine.state import TrainState
+from contrastive_jax.engine.state import Rules, TrainState, shardings
 from contrastive_jax.methods.base import Method, Output
 
 
@@ -19,15 +21,22 @@ def make(
   seed: int,
   mesh,
   microbatch: int | None = None,
+  rules: Rules = (),
 ):
   """`(train_state, raw batch) -> (train_state, metrics)`; the state given is consumed.
 
   Args:
     expand: `(raw batch, step) -> batch` makes the views on the device.
     microbatch: None for the plain gradient, else the size of the pieces of the cached one.
+    rules: of `state.shardings`. Parameters that they split are gathered for the step; every device updates its part of
+      them, with its part of the optimiser's state.
   """
+  whole = NamedSharding(mesh, P())
+  place = jax.lax.with_sharding_constraint if rules else lambda tree, where: tree
 
   def apply(train_state: TrainState, out: Output, gradients):
+    where = shardings(train_state._replace(state=out.state), mesh, rules)
+    gradients = place(gradients, where.params)
     updates, opt_state = optimiser.update(gradients, train_state.opt_state, train_state.params)
     params = optax.apply_updates(train_state.params, updates)
     params, state = method.update(params, out.state, step=train_state.step)
@@ -37,18 +46,26 @@ def make(
       'grad_norm': optax.tree.norm(gradients),
       'param_norm': optax.tree.norm(params),
     }
-    return TrainState(train_state.step + 1, params, opt_state, state), metrics
+    return place(TrainState(train_state.step + 1, params, opt_state, state), where), metrics
 
   if microbatch is not None:
     of_batch = gradient.cached(method, expand, seed=seed, microbatch=microbatch, mesh=mesh)
     compiled = jax.jit(apply, donate_argnums=(0, 2))
+    gather = jax.jit(lambda params: params, out_shardings=whole)
 
     def step(train_state: TrainState, raw):
-      out, gradients = of_batch(train_state, raw)
+      gathered = train_state._replace(params=gather(train_state.params)) if rules else train_state
+      out, gradients = of_batch(gathered, raw)
       # Donated buffers must not appear twice, and most methods hand their state through the loss unchanged.
       return compiled(train_state._replace(state=None), out, gradients)
 
     return step
 
   of_batch = gradient.plain(method, expand, seed=seed)
-  return jax.jit(lambda train_state, raw: apply(train_state, *of_batch(train_state, raw)), donate_argnums=0)
+
+  def plain(train_state: TrainState, raw):
+    # Left to itself the compiler may split activations as the parameters are, and gather the batch.
+    gathered = train_state._replace(params=place(train_state.params, whole))
+    return apply(train_state, *of_batch(gathered, raw))
+
+  return jax.jit(plain, donate_argnums=0)

@@ -45,6 +45,7 @@ def build(**overrides):
     ('evals__knn__k', '5', 5),
     ('optimiser__rates', "[['head/.*', 0.1]]", (('head/.*', 0.1),)),
     ('train__sharding', "[['.*kernel', [None, 'data']]]", (('.*kernel', (None, 'data')),)),
+    ('train__sharding', "(('params/.*', 'largest'),)", (('params/.*', 'largest'),)),
     ('method__fold', 'ring', 'ring'),
   ],
 )
@@ -122,9 +123,10 @@ def test_an_override_is_read_as_the_type_that_the_signature_names(key, text, val
     ({'optimiser__rates': "['head/.*', 0]"}, 'must be a value of type tuple[tuple[str, float], ...]'),
     (
       {'train__sharding': '(1, 2)'},
-      'config.train.sharding must be a value of type tuple[tuple[str, tuple[str | None, ...]], ...], but it is (1, 2)',
+      'sharding must be a value of type tuple[tuple[str, str | tuple[str | None, ...]], ...], but it is (1, 2)',
     ),
-    ({'train__sharding': "[['params/.*', 'data']]"}, 'must be a value of type tuple[tuple[str, tuple['),
+    ({'train__sharding': "[['params/.*', 3]]"}, 'must be a value of type tuple[tuple[str, str | tuple['),
+    ({'train__sharding': "[['params/.*', ['data', 3]]]"}, 'must be a value of type tuple[tuple[str, str | tuple['),
     # What is left out.
     ({'data__source__name': 'arrays'}, "config.data.source needs 'path': --config.data.source.path=VALUE"),
     ({'data__source__name': 'tfds'}, "config.data.source needs 'dataset'"),
@@ -187,6 +189,7 @@ def test_one_strength_of_the_linear_probe_is_written_as_a_tuple():
     ({'optimiser__rates': "[['head/.*', -1]]"}, "rates has the factor -1.0 for 'head/.*', but at least 0 is needed"),
     ({'optimiser__no_decay': '('}, "config.optimiser.no_decay '(' is not a regular expression"),
     ({'train__sharding': "[['params/.*', ['modl']]]"}, "no mesh axis 'modl' in config.train.sharding"),
+    ({'train__sharding': "[['params/.*', 'largst']]"}, "by 'largst', but 'largest', or an axis or None for each"),
     ({'train__sharding': "[['.*kernel', ['data', 'data']]]"}, 'over one mesh axis'),
     ({'train__sharding': "[['kernel', ['data']]]"}, "'kernel' of config.train.sharding matches nothing of the train"),
     ({'train__sharding': "[['(', ['data']]]"}, "config.train.sharding '(' is not a regular expression"),
