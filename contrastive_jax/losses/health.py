@@ -39,8 +39,8 @@ def _tilted(scale) -> Callable:
   """`_scaled`, plus the logarithm of 1 more than its magnitude."""
   # The entropy needs an expected logit, sum(v e^v) / sum(e^v). As a log-sum-exp of v + log(1 - v), 1 - v >= 1, it comes
   # from this pass and never overflows; the gradient of a log-sum-exp in its scale would be a second pass. Rounding
-  # grows with the distance of the hardest negative from the anchor, in logits: 1e-6 of the entropy at usual
-  # temperatures, 1e-3 where it is 100 logits away. A rounded cosine may be slightly more than 1.
+  # grows with the distance of the hardest negative from the anchor, in logits: mean entropies of random rows are off by
+  # 1e-7 at temperatures down to 0.05, and by 3e-6 at 0.005. A rounded cosine may be slightly more than 1.
   return lambda pair: scale * (pair.dot - 1) + jnp.log1p(jnp.maximum(scale * (1 - pair.dot), 0))
 
 
