@@ -80,6 +80,11 @@ def features(run: Run, train_state, raw):
 # --- memory ---
 
 
+def whole(tree) -> int:
+  """Bytes of abstract arrays that are not split."""
+  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
 def held(tree) -> int:
   """Bytes of abstract arrays on each device."""
   return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
@@ -116,8 +121,8 @@ class Budget(NamedTuple):
   """Bytes on each device, from which those of a step are told.
 
   Attributes:
-    held: of the train state and the raw batch.
-    parameters: of the parameters, and so of a gradient.
+    held: of the train state and the raw batch, and of whole parameters where the train state splits them.
+    parameters: of whole parameters, and so of a gradient.
     features: of the features of the batch.
     loss: of the loss, value and gradient, besides what it is given.
     fixed: of the views and the encoder, forward and backward, however few examples it embeds.
@@ -153,9 +158,11 @@ def budget(run: Run) -> Budget:
   few = few if few < many else max(1, many // 2)
   sizes = {n: _encoder(run, train_state, raw, n) for n in {few, many}}
   each = (sizes[many] - sizes[few]) / (many - few) if many > few else 0.0
+  parameters = whole(train_state.params)
+  gathered = parameters if held(train_state.params) < parameters else 0
   return Budget(
-    held=held((train_state, raw)),
-    parameters=held(train_state.params),
+    held=held((train_state, raw)) + gathered,
+    parameters=parameters,
     features=held(of_features),
     loss=working(loss(run), train_state, raw, of_features),
     fixed=sizes[few] - each * few,
@@ -169,7 +176,7 @@ def _encoder(run: Run, train_state, raw, examples: int) -> int:
   alone = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), train_state)
   batch = jax.eval_shape(views(run), alone, cut)
   cotangents = jax.eval_shape(encode(run), alone.params, alone, batch)
-  made = sum(x.size * x.dtype.itemsize for k, x in batch.items() if k.startswith('view_'))
+  made = whole({k: x for k, x in batch.items() if k.startswith('view_')})
   return made + working(encode_and_back(run), alone, batch, cotangents)
 
 

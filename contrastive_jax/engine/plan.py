@@ -106,8 +106,9 @@ def sketch(run: Run) -> Plan:
   of_loss, rates = counting.total(visited), limits.rates(of_step, run.mesh)
   fold, tile = _tile(visited)
   exchange = _exchange(visited, devices)
-  # No trace shows the sum of the gradients over the devices, which the compiler adds.
-  summed = 2 * (devices - 1) * parts.held(train_state.params) // devices
+  # No trace shows the sum of the gradients over the devices, which the compiler adds. Where parameters are split their
+  # gathering and the scattering of the sums send as much.
+  summed = 2 * (devices - 1) * parts.whole(train_state.params) // devices
   told = exchange != 'left to the compiler'
   return Plan(
     batch=run.batch_size,
