@@ -53,4 +53,5 @@ def warm_start(state: TrainState, init_from: str | None, skip: str | None) -> Tr
 
 
 def _placed(tree, like):
-  return jax.tree.map(lambda x, there: processes.put(x, there.sharding), tree, like)
+  # What stays fresh is there already, and where it is split among processes none of them could put it.
+  return jax.tree.map(lambda x, there: there if x is there else processes.put(x, there.sharding), tree, like)

@@ -4,6 +4,7 @@ And of its checkpoints: what one topology wrote another reads bit for bit, and g
 """
 
 import functools
+import operator
 from typing import NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from test_methods import FLOAT64, trained
 
 from contrastive_jax.engine import state as states
 from contrastive_jax.engine.checkpoint import Checkpoints
+from contrastive_jax.engine.warmstart import warm_start
 
 STEPS = 6
 SPLIT = dict(devices=8, train__sharding="(('(params|opt_state)/.*', 'largest'),)")
@@ -146,3 +148,17 @@ def test_what_one_topology_saved_another_restores_bit_for_bit_and_goes_on_from(b
     got, found = trained(at(after), 2, restored, start=2)
   assert tiny.distance(got, want) < 1e-9
   np.testing.assert_allclose(found, losses, rtol=1e-9)
+
+
+def test_a_warm_start_puts_each_parameter_where_the_rules_say_and_leaves_fresh_ones_alone(tmp_path):
+  with tiny.float64():
+    state, _ = trained(at('one'), 1)
+    checkpoints = Checkpoints(tmp_path / 'checkpoints')
+    checkpoints.save(1, state)
+    checkpoints.close()
+    fresh = tiny.fresh(at('split'))
+    started = warm_start(fresh, str(tmp_path), 'head/.*')
+  assert tiny.kinds(started) == tiny.kinds(fresh)
+  assert tiny.same_bits(started.params['encoder'], state.params['encoder'])
+  # The same arrays: another process may hold parts that could not be put again here.
+  assert all(map(operator.is_, jax.tree.leaves(started.params['head']), jax.tree.leaves(fresh.params['head'])))
