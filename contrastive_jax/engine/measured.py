@@ -28,7 +28,7 @@ class Measured(NamedTuple):
 
 def measure(run: Run) -> Measured:
   """Runs the loss on random features, and real steps; the memory of a step is that of its compiled program."""
-  train_state, raw = parts.abstract(run)
+  train_state, raw = run.abstract()
   compiled = run.step.lower(train_state, raw).compile() if hasattr(run.step, 'lower') else None
   batch, features = parts.example(run, parts.features(run, train_state, raw))
   state, take = run.fresh(), run.step if compiled is None else compiled

@@ -10,24 +10,11 @@ from contrastive_jax.data.pipeline import sweep
 from contrastive_jax.data.views import expand
 from contrastive_jax.engine.gradient import step_keys, without_images
 from contrastive_jax.engine.setup import Run
-from contrastive_jax.engine.state import TrainState, batch_sharding, shardings
+from contrastive_jax.engine.state import TrainState, batch_sharding, placed
 from contrastive_jax.types import Refusal
 
 # Examples a device of the two compilations from which the memory of an encoder is told.
 PROBES = (16, 32)
-
-
-def abstract(run: Run):
-  """The train state and a raw batch of a run: shapes with their shardings."""
-  example = next(sweep(run.sources['train'], batch_size=1))
-  shapes = {k: jax.ShapeDtypeStruct((run.batch_size, *v.shape[1:]), v.dtype) for k, v in example.items()}
-  raw = _placed(shapes, jax.tree.map(lambda _: batch_sharding(run.mesh), shapes))
-  state = jax.eval_shape(run.fresh)
-  return _placed(state, shardings(state, run.mesh, run.options.sharding)), raw
-
-
-def _placed(shapes, where):
-  return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, where)
 
 
 def views(run: Run):
@@ -74,7 +61,7 @@ def features(run: Run, train_state, raw):
   """The features of a batch, abstract, split among the devices as the batch is."""
   batch = jax.eval_shape(views(run), train_state, raw)
   shapes = jax.eval_shape(encode(run), train_state.params, train_state, batch)
-  return _placed(shapes, jax.tree.map(lambda _: batch_sharding(run.mesh), shapes))
+  return placed(shapes, jax.tree.map(lambda _: batch_sharding(run.mesh), shapes))
 
 
 # --- memory ---
@@ -151,7 +138,7 @@ def budget(run: Run) -> Budget:
 
   An encoder's activations grow with its batch, and the rest of what it needs does not: two sizes make a line.
   """
-  train_state, raw = abstract(run)
+  train_state, raw = run.abstract()
   of_features = features(run, train_state, raw)
   share = run.batch_size // run.mesh.size
   few, many = (min(n, share) for n in PROBES)

@@ -98,7 +98,7 @@ class Plan(NamedTuple):
 def sketch(run: Run) -> Plan:
   """The plan without memory and advice: traces and measures for less than a second, and compiles nothing of the run."""
   devices = run.mesh.size
-  train_state, raw = parts.abstract(run)
+  train_state, raw = run.abstract()
   of_features = parts.features(run, train_state, raw)
   of_step = counting.count(jax.make_jaxpr(run.step)(train_state, raw), devices=devices)
   jaxpr = jax.make_jaxpr(parts.loss(run))(train_state, raw, of_features)

@@ -71,12 +71,15 @@ class Run(NamedTuple):
       Refusal: a batch that does not divide among the devices, too few views, a temperature of 0, ...
     """
     state.check_batch(self.batch_size, self.mesh)
+    jax.eval_shape(self.step, *self.abstract())
+
+  def abstract(self) -> tuple[state.TrainState, dict[str, jax.ShapeDtypeStruct]]:
+    """The train state and a raw batch of a step: shapes with their shardings, to trace or compile for."""
     example = next(sweep(self.sources['train'], batch_size=1))
-    split = state.batch_sharding(self.mesh)
-    batch = {
-      k: jax.ShapeDtypeStruct((self.batch_size, *v.shape[1:]), v.dtype, sharding=split) for k, v in example.items()
-    }
-    jax.eval_shape(self.step, jax.eval_shape(self.fresh), batch)
+    shapes = {k: jax.ShapeDtypeStruct((self.batch_size, *v.shape[1:]), v.dtype) for k, v in example.items()}
+    raw = state.placed(shapes, jax.tree.map(lambda _: state.batch_sharding(self.mesh), shapes))
+    fresh = jax.eval_shape(self.fresh)
+    return state.placed(fresh, state.shardings(fresh, self.mesh, self.options.sharding)), raw
 
   def floors(self, fresh: state.TrainState) -> dict[str, Callable]:
     """`embed` by the name of what training should surpass: the pixels, and the encoder before training."""

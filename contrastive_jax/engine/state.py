@@ -49,6 +49,11 @@ def batch_sharding(mesh) -> NamedSharding:
   return NamedSharding(mesh, P(AXIS))
 
 
+def placed(shapes, where):
+  """Abstract arrays with their shardings."""
+  return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, where)
+
+
 def check_batch(batch_size: int, mesh):
   """Refuses a batch that does not split evenly over the devices."""
   if batch_size % mesh.size:

@@ -91,7 +91,7 @@ def test_a_step_in_micro_batches_embeds_again():
 def test_the_memory_of_a_step_is_told_from_its_parts():
   of = run(data__batch_size=256, encoder__widths='(256,)')
   told = plan.make(of, memory=1e9).step.memory
-  compiled = jax.jit(of.step).lower(*parts.abstract(of)).compile()
+  compiled = jax.jit(of.step).lower(*of.abstract()).compile()
   assert told == pytest.approx(sum(parts.needs(compiled)), rel=0.3)
 
 
