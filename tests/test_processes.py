@@ -111,6 +111,7 @@ def test_a_process_that_is_lost_ends_the_other_and_both_resume_exactly(two, tmp_
   assert all(here[key].tobytes() == there[key].tobytes() for key in there)
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_process_saves_and_stops_both_and_one_process_can_continue(two, tmp_path):
   processes = launched(tmp_path / 'run')
   signalled_after(processes, tmp_path / 'run', 5, signal.SIGTERM)

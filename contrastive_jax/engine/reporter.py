@@ -47,7 +47,7 @@ class Reporter:
       self._writer, self._progress = Writer(path, start_step=start, glossary=glossary), Progress(total, start)
     self._log_every, self._total, self._batch_size = log_every, total, batch_size
     self._waited, self._last_good = waited, last_good
-    self._lap = (time.monotonic(), start, 0.0)
+    self._lap, self._seen = (time.monotonic(), start, 0.0), start
     self._rates: dict[str, float] = {}
 
   def step(self, step: int, metrics: Mapping[str, jax.Array]):
@@ -56,7 +56,7 @@ class Reporter:
     Raises:
       NonFinite: the loss, the norm of the gradient or that of the parameters after the step is not finite.
     """
-    values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+    self._seen, values = step, {k: float(v) for k, v in jax.device_get(metrics).items()}
     broken = [k for k in ('loss', 'grad_norm', 'param_norm') if not math.isfinite(values.get(k, 0.0))]
     if broken:
       self._writer.write(step, values)
@@ -79,8 +79,8 @@ class Reporter:
     return {'steps_per_second': rate, 'examples_per_second': rate * self._batch_size, 'wait_share': share}
 
   def pause(self):
-    """Leaves what was done since (an evaluation, a checkpoint) out of the rates."""
-    self._lap = (time.monotonic(), self._lap[1], self._waited())
+    """Leaves what was done since (an evaluation, a checkpoint), and the steps before it, out of the next rates."""
+    self._lap = (time.monotonic(), self._seen, self._waited())
 
   def scores(self, step: int, scores: Mapping[str, float]):
     """Reports the scores of an evaluation."""

@@ -261,10 +261,11 @@ def _half_ring_backward(plan, limits, axis, operands, constants, states, cotange
   (of_rows,), of_constants = tiles.backward(plan, (rows,), constants, (state,), (cotangent,), ((none,), nothing))
   between, twice = _facing_itself(plan, constants)
 
-  def meet(of_rows, visiting):
+  def meet(of_rows, visiting, of_visitors=none):
     visitors, theirs, wanted = visiting
     pair = (state, theirs), (cotangent, wanted)
-    (of_rows, made), parts = tiles.backward(between, (rows, visitors), twice, *pair, ((of_rows, none), nothing * 2))
+    start = (of_rows, of_visitors), nothing * 2
+    (of_rows, made), parts = tiles.backward(between, (rows, visitors), twice, *pair, start)
     return of_rows, made, parts
 
   def turn(_, carry):
@@ -275,8 +276,8 @@ def _half_ring_backward(plan, limits, axis, operands, constants, states, cotange
 
   start = (of_rows, of_constants, visiting, none)
   of_rows, of_constants, visiting, late = jax.lax.fori_loop(0, meetings, turn, start)
-  if count % 2 == 0:  # either device keeps the gradients of its own rows, and the constants' as anchors
-    of_rows, _, (as_rows, _) = meet(of_rows, visiting)
+  if count % 2 == 0:  # either device makes the gradients of its own rows, and keeps the constants' as anchors
+    of_rows, _, (as_rows, _) = meet(of_rows, visiting, none._replace(z=None))
     of_constants = _add(of_constants, (as_rows,))
   of_rows = _add(of_rows, _shift(late, axis, -meetings))
   return _untiled_all((of_rows,), operands), of_constants

@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import jit
 
 from contrastive_jax.data import augment as ops
 
-warp = jax.jit(ops.warp, static_argnums=2)
-affine = jax.jit(ops.affine, static_argnames='shape')
-crop_resize = jax.jit(ops.crop_resize, static_argnames=('size', 'method'))
-colour_jitter = jax.jit(ops.colour_jitter)
+warp = jit(ops.warp, static_argnums=2)
+affine = jit(ops.affine, static_argnames='shape')
+crop_resize = jit(ops.crop_resize, static_argnames=('size', 'method'))
+colour_jitter = jit(ops.colour_jitter)
 
 NEUTRAL = dict(angle=0.0, shear=0.0, zoom=1.0, shift=(0.0, 0.0), mirror=False)
 

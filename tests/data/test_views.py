@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import jit
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from contrastive_jax.data import sources, views
@@ -26,7 +27,7 @@ def raw(shape, b=16, seed=0):
 
 @functools.cache
 def expander(made, num_views):
-  return jax.jit(lambda batch, seed, step: views.expand(batch, made, num_views=num_views, seed=seed, step=step))
+  return jit(lambda batch, seed, step: views.expand(batch, made, num_views=num_views, seed=seed, step=step))
 
 
 def expand(batch, made, *, num_views=2, seed=3, step=5):

@@ -43,7 +43,9 @@ def test_rows_on_the_host_are_those_on_the_devices(pixels):
 
 @pytest.mark.parametrize('devices', [2, 4, 8])
 def test_scores_are_the_same_on_one_and_on_several_devices(devices, pixels):
-  evaluators = {'knn': knn.make(k=5), 'linear': linear.make(strengths=(1e-2,)), 'geometry': geometry.make()}
+  evaluators = {'knn': knn.make(k=5)}
+  if devices == 8:
+    evaluators |= {'linear': linear.make(strengths=(1e-2,)), 'geometry': geometry.make()}
   alone, shared = (scores(evaluators, pixels(count)) for count in (1, devices))
   assert alone.keys() == shared.keys()
   assert shared == pytest.approx(alone, rel=1e-4, abs=1e-5)

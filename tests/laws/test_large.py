@@ -42,7 +42,7 @@ def built(images, encoder: dict[str, str], **overrides: str) -> setup.Run:
   return setup.build(resolve.load(str(tiny.ROOT / 'configs/ssl/simclr.py'), given | overrides))
 
 
-@pytest.mark.parametrize('name', ENCODERS)
+@pytest.mark.parametrize('name', ['ViT-B/16', *(pytest.param(n, marks=pytest.mark.slow) for n in [*ENCODERS][:3])])
 def test_a_config_of_a_large_encoder_on_224_pixels_can_take_its_first_step(name, images):
   more = {'train.microbatch': '8'} if 'microbatches' in name else {}
   of = built(images, ENCODERS[name], **more)

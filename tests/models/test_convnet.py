@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import jit
 
 from contrastive_jax.models import convnet
 from contrastive_jax.types import Refusal
@@ -21,9 +22,9 @@ def test_gathered_convolution_equals_the_library_in_value_and_gradient(size, str
     y, pull = jax.vjp(lambda x, kernel: convolution(x, kernel, (stride, stride), padding), x, kernel)
     return y, pull(jnp.sin(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape))
 
-  actual = jax.jit(lambda: pulled(convnet.gathered_convolution))()
+  actual = jit(lambda: pulled(convnet.gathered_convolution))()
   library = functools.partial(jax.lax.conv_general_dilated, dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
-  expected = jax.jit(lambda: pulled(library))()
+  expected = jit(lambda: pulled(library))()
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), actual, expected)
 
 
@@ -40,8 +41,8 @@ def test_default_width_is_that_of_the_last_stage_for_any_image(shape):
 def test_every_pixel_is_seen(stride):
   encoder = convnet.make(widths=(16, 16), stride=stride, norm='none')
   x = jax.random.normal(jax.random.key(0), (1, 13, 14, 1))
-  params, stats = jax.jit(encoder.init)(jax.random.key(1), x)
-  gradient = jax.jit(jax.grad(lambda x: encoder.apply(params, stats, x)[0].sum()))(x)
+  params, stats = jit(encoder.init)(jax.random.key(1), x)
+  gradient = jit(jax.grad(lambda x: encoder.apply(params, stats, x)[0].sum()))(x)
   assert jnp.all(gradient != 0)
 
 
@@ -50,8 +51,8 @@ def test_flatten_keeps_positions_that_the_mean_forgets():
   moved = jnp.roll(x, (4, 4), axis=(1, 2))
   for pool, width, differs in (('mean', 16, False), ('flatten', 4 * 4 * 16, True)):
     encoder = convnet.make(widths=(8, 16), norm='none', pool=pool)
-    params, stats = jax.jit(encoder.init)(jax.random.key(1), x)
-    y, z = (jax.jit(encoder.apply)(params, stats, image)[0] for image in (x, moved))
+    params, stats = jit(encoder.init)(jax.random.key(1), x)
+    y, z = (jit(encoder.apply)(params, stats, image)[0] for image in (x, moved))
     assert y.shape == (1, width)
     assert bool(jnp.abs(y - z).max() > 1e-3) == differs
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import jit
 from jax.extend.core import jaxprs_in_params
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -64,10 +65,10 @@ def build(name, batch=4):
   """A model with a batch; compiled functions are shared by the tests."""
   encoder = CASES[name].make()
   x = jax.random.normal(jax.random.key(0), (batch, *CASES[name].shape))
-  init = jax.jit(encoder.init)
+  init = jit(encoder.init)
   params, stats = init(jax.random.key(1), x)
 
-  @jax.jit
+  @jit
   def pulled(x, keys, cotangent):
     y, pull, stats_out = jax.vjp(
       lambda params: encoder.apply(params, stats, x, keys=keys, train=True), params, has_aux=True
@@ -145,7 +146,7 @@ def test_bfloat16_is_what_products_take_and_float32_is_what_comes_out(name):
 def test_bfloat16_outputs_are_near_those_of_float32(name):
   model = build(name)
   y, _, _ = model.pulled(model.x, model.keys, cotangent(model))
-  lower = jax.jit(functools.partial(CASES[name].make(dtype='bfloat16').apply, train=True))
+  lower = jit(functools.partial(CASES[name].make(dtype='bfloat16').apply, train=True))
   error = jnp.abs(lower(model.params, model.stats, model.x)[0] - y).max()
   assert 0 < error < 0.05 * jnp.abs(y).max()
 
@@ -194,7 +195,7 @@ def test_batch_norm_mixes_examples_and_moves_statistics_in_training_only(name):
   assert jnp.any(before[1:] != after[1:])
   assert jax.tree.structure(moved) == jax.tree.structure(model.stats)
   assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool(jnp.any(a != b)), model.stats, moved)))
-  apply = jax.jit(model.encoder.apply)
+  apply = jit(model.encoder.apply)
   (before, same), (after, _) = (apply(model.params, moved, x) for x in (model.x, changed))
   np.testing.assert_array_equal(before[1:], after[1:])
   jax.tree.map(np.testing.assert_array_equal, moved, same)
@@ -211,7 +212,7 @@ def test_running_statistics_follow_the_batch_with_a_momentum_of_nine_tenths():
 @pytest.mark.parametrize('name', ['convnet-batch', 'projector-batch', 'vit-dropout'])
 def test_eight_devices_give_the_outputs_and_statistics_of_one(name):
   model = build(name, batch=8)
-  apply = jax.jit(functools.partial(model.encoder.apply, train=True))
+  apply = jit(functools.partial(model.encoder.apply, train=True))
   expected = apply(model.params, model.stats, model.x, keys=model.keys)
   mesh = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Auto,))
   params, stats = jax.device_put((model.params, model.stats), NamedSharding(mesh, PartitionSpec()))
@@ -233,7 +234,7 @@ def test_examples_with_different_keys_are_dropped_differently(name):
 @STOCHASTIC
 def test_keys_change_nothing_outside_of_training(name):
   model = build(name)
-  apply = jax.jit(model.encoder.apply)
+  apply = jit(model.encoder.apply)
   plain, _ = apply(model.params, model.stats, model.x)
   np.testing.assert_array_equal(apply(model.params, model.stats, model.x, keys=model.keys)[0], plain)
 

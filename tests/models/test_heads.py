@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import jit
 
 from contrastive_jax.models import heads, mlp, norm
 from contrastive_jax.types import Refusal
@@ -26,7 +27,7 @@ def test_default_projector_is_that_of_simclr():
 def test_projector_is_two_maps_with_a_rectifier_between_them():
   encoder = heads.projector(hidden=6, features=3)
   x = jax.random.normal(jax.random.key(0), (4, 5))
-  params, stats = jax.jit(encoder.init)(jax.random.key(1), x)
+  params, stats = jit(encoder.init)(jax.random.key(1), x)
   params = jax.tree.map(lambda leaf: leaf + 0.1, params)  # so that the biases are not 0
   (w1, b1), (w2, b2) = (
     (np.asarray(params[n]['kernel']), np.asarray(params[n]['bias'])) for n in ('dense_0', 'dense_1')
@@ -47,7 +48,7 @@ def test_mocov3_projector_has_no_bias_and_no_affine_last_norm():
 def test_last_norm_whitens_each_feature_over_the_batch():
   encoder = heads.projector(features=7, norm='batch', norm_last=True)
   x = jax.random.normal(jax.random.key(0), (64, 5))
-  params, stats = jax.jit(encoder.init)(jax.random.key(1), x)
+  params, stats = jit(encoder.init)(jax.random.key(1), x)
   y, _ = encoder.apply(params, stats, x, train=True)
   np.testing.assert_allclose(y.mean(axis=0), 0, atol=1e-5)
   np.testing.assert_allclose(y.std(axis=0), 1, atol=1e-2)
@@ -68,7 +69,7 @@ def test_a_single_layer_is_linear_and_per_example_whatever_the_hidden_norm():
   encoder = heads.projector(layers=1, features=3, norm='batch')
   assert encoder.per_example
   x = jax.random.normal(jax.random.key(0), (4, 5))
-  params, stats = jax.jit(encoder.init)(jax.random.key(1), x)
+  params, stats = jit(encoder.init)(jax.random.key(1), x)
   y, stats = encoder.apply(params, stats, x, train=True)
   assert stats == {}
   np.testing.assert_allclose(y, x @ params['dense_0']['kernel'], rtol=1e-5, atol=1e-6)
@@ -77,7 +78,7 @@ def test_a_single_layer_is_linear_and_per_example_whatever_the_hidden_norm():
 def test_identity_returns_its_input_and_has_no_parameters():
   encoder = heads.identity()
   x = jnp.arange(6.0).reshape(2, 3)
-  params, stats = jax.jit(encoder.init)(jax.random.key(0), x)
+  params, stats = jit(encoder.init)(jax.random.key(0), x)
   y, _ = encoder.apply(params, stats, x, keys=None, train=True)
   assert (params, stats, encoder.per_example) == ({}, {}, True)
   np.testing.assert_array_equal(y, x)
@@ -86,7 +87,7 @@ def test_identity_returns_its_input_and_has_no_parameters():
 def test_perceptron_flattens_images():
   encoder = mlp.make(widths=(8, 3))
   x = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
-  params, stats = jax.jit(encoder.init)(jax.random.key(1), x)
+  params, stats = jit(encoder.init)(jax.random.key(1), x)
   assert kernels(params) == [(48, 8), (8, 3)]
   np.testing.assert_array_equal(encoder.apply(params, stats, x)[0], encoder.apply(params, stats, x.reshape(2, 48))[0])
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from compiling import jit
 from safetensors.numpy import save_file
 
 from contrastive_jax.models import heads, load, resnet
@@ -20,7 +21,7 @@ def assert_same(a, b):
 
 def test_a_model_and_its_statistics_survive_the_file(tmp_path):
   encoder = resnet.make(width=8, stem='cifar')
-  params, stats = jax.jit(encoder.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+  params, stats = jit(encoder.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
   load.save_safetensors(tmp_path / 'new' / 'model.safetensors', params, stats=stats)
   assert_same({**params, 'stats': stats}, load.load_safetensors(tmp_path / 'new' / 'model.safetensors'))
 
@@ -110,7 +111,7 @@ def test_names_that_would_be_ambiguous_and_empty_files_are_refused(tmp_path):
 
 
 def model(seed, features=4):
-  params, _ = jax.jit(heads.projector(hidden=6, features=features).init)(jax.random.key(seed), jnp.zeros((1, 5)))
+  params, _ = jit(heads.projector(hidden=6, features=features).init)(jax.random.key(seed), jnp.zeros((1, 5)))
   return params
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import jit
 
 from contrastive_jax.models import resnet
 from contrastive_jax.types import Refusal
@@ -51,7 +52,7 @@ def test_group_norm_has_the_parameters_of_batch_norm_and_no_statistics():
 def test_zero_init_makes_each_block_without_shortcut_kernel_a_relu(depth):
   x = jax.random.normal(jax.random.key(0), (2, 4, 4, 32 if depth == 50 else 8))
 
-  @functools.partial(jax.jit, static_argnums=0)
+  @functools.partial(jit, static_argnums=0)
   def start(zero_init):
     block = resnet.Block(8, 1, depth == 50, zero_init, 'group', jnp.float32, jnp.float32)
     return block.init_with_output(jax.random.key(1), x, train=True)

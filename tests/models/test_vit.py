@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import jit
 
 from contrastive_jax.models import vit
 from contrastive_jax.types import Refusal
@@ -48,9 +49,9 @@ def test_first_half_of_a_position_is_its_column_and_the_second_its_row():
 def test_moving_a_patch_changes_the_features(pool):
   encoder = vit.make(variant='mu', patch=4, pool=pool)
   x = jax.random.normal(jax.random.key(0), (1, 8, 8, 3))
-  params, stats = jax.jit(encoder.init)(jax.random.key(1), x)
+  params, stats = jit(encoder.init)(jax.random.key(1), x)
   moved = jnp.concatenate([x[:, :, 4:], x[:, :, :4]], axis=2)
-  apply = jax.jit(encoder.apply)
+  apply = jit(encoder.apply)
   y, z = (apply(params, stats, image)[0] for image in (x, moved))
   assert jnp.abs(y - z).max() > 1e-3
 
@@ -65,9 +66,9 @@ def test_images_need_not_be_square():
 def test_stochastic_depth_keeps_or_drops_a_whole_branch_and_its_mean():
   x = jax.random.normal(jax.random.key(0), (1, 5, 8))
   block = vit.Block(2, 0.0, 0.5, jnp.float32, jnp.float32)
-  init = jax.jit(functools.partial(block.init_with_output, train=False))
+  init = jit(functools.partial(block.init_with_output, train=False))
   plain, variables = init(jax.random.key(1), x)
-  apply = jax.jit(jax.vmap(lambda key: block.apply(variables, x, train=True, rngs={'dropout': key})[0]))
+  apply = jit(jax.vmap(lambda key: block.apply(variables, x, train=True, rngs={'dropout': key})[0]))
   outputs = np.asarray(apply(jax.random.split(jax.random.key(2), 400)))
   # Two branches, each dropped or doubled: four different results, of which one is the input.
   values, counts = np.unique(outputs.round(4), axis=0, return_counts=True)
@@ -107,8 +108,8 @@ def test_options_that_mean_nothing_are_refused(options, message):
 def test_class_token_starts_at_zero_and_learns():
   encoder = vit.make(variant='mu', patch=4, pool='class')
   x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
-  params, stats = jax.jit(encoder.init)(jax.random.key(1), x)
+  params, stats = jit(encoder.init)(jax.random.key(1), x)
   assert not params['class_token'].any()
   target = jax.random.normal(jax.random.key(2), (2, 32))
-  gradient = jax.jit(jax.grad(lambda params: (encoder.apply(params, stats, x)[0] * target).sum()))(params)
+  gradient = jit(jax.grad(lambda params: (encoder.apply(params, stats, x)[0] * target).sum()))(params)
   assert jnp.abs(gradient['class_token']).max() > 1e-4
