@@ -5,13 +5,11 @@ import gc
 import pathlib
 import statistics
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 # Thread pools keep spinning for a moment after a call: the next library must not pay for that.
 PAUSE = 0.02  # seconds
-
-OFTEN = 5
 
 _STATUS = pathlib.Path('/proc/self/status')
 _CLEAR = pathlib.Path('/proc/self/clear_refs')
@@ -34,21 +32,18 @@ def seconds(run: Callable) -> float:
   return time.perf_counter() - began
 
 
-def interleaved(
-  runs: Mapping[str, Callable], *, budget: float, least: int = 3, most: int = 9, often: Collection[str] = ()
-) -> dict[str, Times]:
+def interleaved(runs: Mapping[str, Callable], *, budget: float, least: int = 3, most: int = 9) -> dict[str, Times]:
   """Times calls that are warm already in rounds A B C, B C A, ..., so that a slow minute of the machine slows all.
 
   Args:
     runs: calls that wait for their own results.
     budget: seconds to spend, roughly; `least` rounds are run whatever they take, and at most `most`.
-    often: names of short calls that are made `OFTEN` times a round, to see the machine at its best at least once.
   """
   names, taken = list(runs), {name: [] for name in runs}
   rounds, done, began = most, 0, time.perf_counter()
   while done < rounds:
     for name in names[done % len(names) :] + names[: done % len(names)]:
-      taken[name] += [seconds(runs[name]) for _ in range(OFTEN if name in often else 1)]
+      taken[name].append(seconds(runs[name]))
     done += 1
     rounds = max(least, min(most, round(budget * done / (time.perf_counter() - began))))
   return {name: Times(statistics.median(t), min(t), max(t), len(t)) for name, t in taken.items()}

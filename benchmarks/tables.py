@@ -28,7 +28,7 @@ def _row(entry: Entry, block: Block, d: int) -> list[str]:
   if times is None:
     return [contender.name, entry.note, *[''] * (len(COLUMNS) - 2)]
   ours = block.entries[0].times
-  speed = contender.count.flop(block.b, d) / times.low  # the limits are those of their best moment too
+  speed = contender.count.flop(block.b, d) / times.median
   of_half = f'{speed / block.limits[LIMITS["bfloat16"]]:.2f}' if contender.products == 'bfloat16' else ''
   return [
     contender.name,

@@ -12,12 +12,17 @@ in `pmap` take `lax.pmean(grad(local mean), axis)`.
 
 import inspect
 
-from contrastive_jax.losses import multiview, softmax
+from contrastive_jax.losses import hardness, kernels, lifts, multiview, polyview, redundancy, softmax
 from contrastive_jax.losses import sigmoid as _sigmoid
 from contrastive_jax.losses import uniformity as _uniformity
+from contrastive_jax.losses.hardness import *  # noqa: F403
 from contrastive_jax.losses.health import Health, health
 from contrastive_jax.losses.inputs import mean, unit
+from contrastive_jax.losses.kernels import *  # noqa: F403
+from contrastive_jax.losses.lifts import *  # noqa: F403
 from contrastive_jax.losses.multiview import *  # noqa: F403
+from contrastive_jax.losses.polyview import *  # noqa: F403
+from contrastive_jax.losses.redundancy import *  # noqa: F403
 from contrastive_jax.losses.sigmoid import *  # noqa: F403
 from contrastive_jax.losses.softmax import *  # noqa: F403
 from contrastive_jax.losses.uniformity import *  # noqa: F403
@@ -27,10 +32,11 @@ from contrastive_jax.similarity import Local as local
 from contrastive_jax.similarity import Ring as ring
 
 # A module's own `__all__` says which losses it offers: a new one is written there and nowhere else.
-_LOSSES = sorted({*multiview.__all__, *softmax.__all__, *_sigmoid.__all__, *_uniformity.__all__})
+_MODULES = (hardness, kernels, multiview, polyview, redundancy, softmax, _sigmoid, _uniformity)
+_LOSSES = sorted({name for module in _MODULES for name in module.__all__})
 
 # Losses of pairs, which have a fold: the law tests run each through the gauntlet, and a config of `pair` can name it.
 PAIRWISE = tuple(name for name in _LOSSES if 'fold' in inspect.signature(globals()[name]).parameters)
 
 # `health` has a fold but is no loss.
-__all__ = [*_LOSSES, 'Health', 'chunked', 'dense', 'health', 'local', 'mean', 'ring', 'unit']
+__all__ = [*_LOSSES, *lifts.__all__, 'Health', 'chunked', 'dense', 'health', 'local', 'mean', 'ring', 'unit']

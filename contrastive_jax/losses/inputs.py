@@ -99,6 +99,16 @@ def per_row(temperature, z: Float[Array, 'v b d']):
   return jnp.broadcast_to(temperature, z.shape[:2]).T.reshape(-1)
 
 
+def per_anchor(temperature, z: Float[Array, 'v b d']) -> Float[Array, 'v b']:
+  """A temperature for every anchor, whatever was given."""
+  return jnp.broadcast_to(jnp.asarray(temperature, z.dtype), z.shape[:2])
+
+
+def other_instance(views: int):
+  """The set of candidates that are no view of the anchor's instance, of rows in the order of `flatten`."""
+  return lambda pair: pair.anchor['position'] // views != pair.other['position'] // views
+
+
 def gram(z: Float[Array, 'v b d']) -> Float[Array, 'b v v']:
   """Similarities between the views of each instance."""
   return jnp.einsum('vbd,wbd->bvw', z, z, precision='highest')

@@ -141,11 +141,7 @@ def decoupled(
   z = inputs.wide(z)
   views = z.shape[0]
   op, logit = inputs.symmetric(inputs.flatten(z), inputs.per_row(temperature, z), {}, fold, precision)
-
-  def other_instance(pair):
-    return pair.anchor['position'] // views != pair.other['position'] // views
-
-  (lse,), _ = op.reduce([logsumexp(logit, other_instance)])
+  (lse,), _ = op.reduce([logsumexp(logit, inputs.other_instance(views))])
   weights: float | Array = 1.0
   if sigma is not None:
     logits = jax.lax.stop_gradient((z[0] * z[1]).sum(-1)) / sigma

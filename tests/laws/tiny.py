@@ -12,6 +12,7 @@ import compiling
 import jax
 import numpy as np
 
+from contrastive_jax import losses
 from contrastive_jax.data.pipeline import Batches
 from contrastive_jax.data.views import expand
 from contrastive_jax.engine import gradient, resolve, setup
@@ -22,10 +23,23 @@ FILES = sorted(path for path in (ROOT / 'configs').rglob('*.py') if 'def get_con
 NAMES = [path.relative_to(ROOT / 'configs').with_suffix('').as_posix() for path in FILES]
 
 
+def kind(name: str) -> tuple:
+  """What decides which code a config runs, but for the equation of its loss."""
+  one = config(name)
+  loss = getattr(losses, one.method.get('loss', ''), None)
+  given = [] if loss is None else list(inspect.signature(loss).parameters.values())
+  return one.method.name, one.data.num_views, *(p.name for p in given if p.kind == p.POSITIONAL_OR_KEYWORD)
+
+
 def config(name: str, **overrides):
   """A config at `:tiny`, completed; overrides are texts with '__' for '.'."""
   path = ROOT / 'configs' / f'{name}.py'
   return resolve.load(f'{path}:tiny', {key.replace('__', '.'): value for key, value in overrides.items()})
+
+
+# The first config of each kind, and the others.
+USUAL = list({kind(name): name for name in reversed(NAMES)}.values())[::-1]
+UNUSUAL = [name for name in NAMES if name not in USUAL]
 
 
 @functools.cache

@@ -155,3 +155,94 @@ def align_uniform(z, t, align_weight=1.0, uniform_weight=1.0, exponent=2):
   pairs = [alignment(z[v], z[w], exponent) for w in views for v in views if v < w]
   spread = [uniformity(z[v], t) for v in views]
   return align_weight * sum(pairs) / len(pairs) + uniform_weight * sum(spread) / len(spread)
+
+
+def poly_view(z, temperature, aggregate='geometric', normalize_rest=False):
+  s, values = _similarities(z), []
+  for v, i in _anchors(z):
+    tau, others = _of_anchor(temperature, v, i), [w for w in range(z.shape[0]) if w != v]
+    negatives = [(w, j) for w, j in _anchors(z) if j != i]
+    if aggregate == 'sufficient':
+      rest = sum(z[w, i] for w in others) / len(others)
+      rest = rest / np.sqrt(np.sum(rest**2)) if normalize_rest else rest
+      positive = np.exp(np.dot(z[v, i], rest) / tau)
+      total = sum(np.exp(np.dot(z[w, j], rest) / tau) for w, j in negatives)
+      values.append(-np.log(positive / (positive + total)))
+      continue
+    total = sum(np.exp(s[v, i, w, j] / tau) for w, j in negatives)
+    shares = [np.exp(s[v, i, w, i] / tau) / (np.exp(s[v, i, w, i] / tau) + total) for w in others]
+    if aggregate == 'geometric':
+      values.append(-sum(np.log(share) for share in shares) / len(shares))
+    else:
+      values.append(-np.log(sum(shares) / len(shares)))
+  return _grid(values, z)
+
+
+def _hardest(z, v, i, alpha):
+  """The negatives of an anchor whose cosines are the largest; which they are is a constant."""
+  negatives = [(w, j) for w, j in _anchors(z) if j != i]
+  order = sorted(negatives, key=lambda at: -getval(np.dot(z[v, i], z[at])))
+  return order[: max(1, round(alpha * len(negatives)))]
+
+
+def hard_nce(z, temperature, alpha):
+  s, values = _similarities(z) / temperature, []
+  for v, i in _anchors(z):
+    positives = [s[v, i, w, i] for w in range(z.shape[0]) if w != v]
+    hard = [s[v, i, w, j] for w, j in _hardest(z, v, i, alpha)]
+    values.append(_log_sum(positives + hard) - sum(positives) / len(positives))
+  return _grid(values, z)
+
+
+def simple_contrastive(z, weight, alpha=1.0):
+  s, values = _similarities(z), []
+  for v, i in _anchors(z):
+    positives = [s[v, i, w, i] for w in range(z.shape[0]) if w != v]
+    hard = [s[v, i, w, j] for w, j in _hardest(z, v, i, alpha)]
+    values.append(weight * sum(hard) / len(hard) - sum(positives) / len(positives))
+  return _grid(values, z)
+
+
+def hardness_nce(z, temperature, beta, tau_plus):
+  s, values = _similarities(z) / temperature, []
+  for v, i in _anchors(z):
+    negatives = [s[v, i, w, j] for w, j in _anchors(z) if j != i]
+    weights = [np.exp(beta * each) for each in negatives]
+    expected = sum(w * np.exp(each) for w, each in zip(weights, negatives, strict=True)) / sum(weights)
+    terms = []
+    for positive in (s[v, i, w, i] for w in range(z.shape[0]) if w != v):
+      corrected = (expected - tau_plus * np.exp(positive)) / (1 - tau_plus)
+      floor = np.exp(-1 / getval(temperature))
+      corrected = corrected if getval(corrected) > floor else floor
+      terms.append(np.log(np.exp(positive) + len(negatives) * corrected) - positive)
+    values.append(sum(terms) / len(terms))
+  return _grid(values, z)
+
+
+def dhel(x, y, temperature, both_views=True):
+  values = []
+  for i in range(len(x)):
+    value = -np.dot(x[i], y[i]) / temperature
+    for side in (x, y)[: 1 + both_views]:
+      value = value + _log_sum([np.dot(side[i], side[j]) / temperature for j in range(len(x)) if j != i])
+    values.append(value)
+  return np.stack(values)
+
+
+def _kernel(name, a, b, p):
+  square = np.sum((a - b) ** 2)
+  return {
+    'gaussian': lambda: np.exp(-p * square),
+    'inverse_multiquadric': lambda: p / np.sqrt(p**2 + square),
+    'riesz': lambda: np.sign(p) * np.sqrt(square) ** (-p),
+    'logarithmic': lambda: -np.log(p * square + 1),
+  }[name]()
+
+
+def kcl(x, y, parameter, energy_weight, kernel='gaussian'):
+  values, half = [], 0.5 if kernel == 'logarithmic' else 1.0
+  for i in range(len(x)):
+    others = [j for j in range(len(x)) if j != i]
+    energy = sum(_kernel(kernel, side[i], side[j], parameter) for side in (x, y) for j in others) / len(others)
+    values.append(-2 * _kernel(kernel, x[i], y[i], parameter) + energy_weight * half * energy)
+  return np.stack(values)

@@ -52,6 +52,10 @@ def multi_view(views, b) -> dict[str, Case]:
     'mv_info_nce across views': Case('mv_info_nce', scalar, dict(include_same_view=False)),
     'mv_dhel': Case('mv_dhel', scalar, {}),
   }
+  cases |= hardness(views, z) | {
+    f'poly_view {k}': Case('poly_view', scalar if k == 'sufficient' else each, dict(aggregate=k))
+    for k in ('geometric', 'arithmetic', 'sufficient')
+  }
   if views == 2:
     cases['DCLW'] = Case('decoupled', scalar, dict(sigma=0.5))
   if views == 5:
@@ -59,6 +63,31 @@ def multi_view(views, b) -> dict[str, Case]:
     return cases | {'align_uniform': spread, 'sup_con': Case('sup_con', scalar, dict(labels=labels))}
   cases |= {f'{k} per anchor': Case(k, each, {}) for k in ('nt_xent', 'decoupled')}
   return cases | {'sup_con per anchor': Case('sup_con', each, dict(labels=labels))}
+
+
+def hardness(views, z) -> dict[str, Case]:
+  """Losses that choose or weigh negatives, with some corrections at their floor and some above."""
+  cases = {
+    'hard_nce': Case('hard_nce', dict(z=z, temperature=0.3), dict(alpha=0.4)),
+    'hardness_nce': Case('hardness_nce', dict(z=z, temperature=0.5, beta=1.5), dict(tau_plus=0.1)),
+  }
+  if views == 3:
+    cases['poly_view rest'] = Case(
+      'poly_view', dict(z=z, temperature=0.3), dict(aggregate='sufficient', normalize_rest=True)
+    )
+    cases['simple_contrastive'] = Case('simple_contrastive', dict(z=z, weight=1.2), dict(alpha=0.4))
+  if views == 2:
+    cases['debiased'] = Case('hardness_nce', dict(z=z, temperature=0.5, beta=0.0), dict(tau_plus=0.2))
+    cases['simple_contrastive of all'] = Case('simple_contrastive', dict(z=z, weight=1.2), {})
+  return cases
+
+
+def kernels(x, y) -> dict[str, Case]:
+  """Losses whose negatives are of the anchor's own view."""
+  scalar, weights = dict(x=x, y=y, temperature=0.3), dict(x=x, y=y, parameter=1.7, energy_weight=3.0)
+  cases = {'dhel': Case('dhel', scalar, {}), 'dhel of one view': Case('dhel', scalar, dict(both_views=False))}
+  names = ('gaussian', 'inverse_multiquadric', 'riesz', 'logarithmic')
+  return cases | {f'kcl {k}': Case('kcl', weights, dict(kernel=k)) for k in names}
 
 
 def two_sided(b, m) -> dict[str, Case]:
@@ -74,7 +103,7 @@ def two_sided(b, m) -> dict[str, Case]:
     cases['info_nce per anchor, ids of x'] = Case('info_nce', each, dict(x_id=ids['x_id']))
     cases['sigmoid per anchor, ids'] = Case('sigmoid', each | dict(bias=-2.0), ids)
   if b == m:
-    cases |= {k: Case(k, learnable[k], {}) for k in names}
+    cases |= {k: Case(k, learnable[k], {}) for k in names} | kernels(x, y)
     cases['alignment'] = Case('alignment', dict(x=x, y=y), {})
     cases['alignment of exponent 1'] = Case('alignment', dict(x=x, y=y), dict(exponent=1))
     cases['uniformity'] = Case('uniformity', dict(x=x, t=2.0), {})

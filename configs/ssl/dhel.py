@@ -1,0 +1,11 @@
+"""DHEL (Koromilas et al., 2024): negatives from the anchor's own view alone.
+
+python -m contrastive_jax.train --config=configs/ssl/dhel.py --workdir=runs/dhel
+"""
+
+from configs import common
+
+
+def get_config(variant: str = ''):
+  """`variant` names a setting of `configs.common`."""
+  return common.config(variant, method=dict(name='pair', loss='dhel', temperature=0.3))
