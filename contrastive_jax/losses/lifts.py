@@ -34,7 +34,7 @@ def pairwise(loss: Callable) -> Callable[..., Float[Array, '']]:
     loss: of two sides, `loss(x, y, *, ...)`, or of views, `loss(z, *, ...)`; `loss(z, labels, *, ...)` too.
 
   Returns:
-    `lifted(z, ...)` of `z: [V, B, D]`, V >= 2, and the loss's further arguments; a scalar. With V = 2 it is the loss.
+    A function of z `[V, B, D]`, V >= 2, and of the loss's further arguments; a scalar. With V = 2 it is the loss.
 
   Source: the baseline PWE of Koromilas et al., 2025, "A Principled Framework for Multi-View Contrastive Learning".
   """
@@ -58,7 +58,7 @@ def leave_one_out(loss: Callable, *, normalize: bool = False) -> Callable[..., F
     normalize: scales the mean of the others to unit norm; the official code does so with DHEL and not with NT-Xent.
 
   Returns:
-    `lifted(z, ...)` of `z: [V, B, D]`, V >= 2, and the loss's further arguments; a scalar.
+    A function of z `[V, B, D]`, V >= 2, and of the loss's further arguments; a scalar.
 
   Source: the baseline AVG of Koromilas et al., 2025.
   """
