@@ -46,9 +46,7 @@ def _tilted(scale) -> Callable:
 
 def _terms(views: int, scales, width, bins: int, labelled: bool) -> dict[str, list[Term]]:
   """The statistics of each anchor's negatives, by name."""
-
-  def negative(pair):
-    return pair.anchor['position'] // views != pair.other['position'] // views
+  negative = inputs.other_instance(views)
 
   def false_negative(pair):
     label = pair.anchor['label']

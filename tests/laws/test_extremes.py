@@ -98,8 +98,15 @@ SCENARIOS = dict(
 )
 
 
-@pytest.mark.parametrize('fold', TILES)
-@pytest.mark.parametrize('name', losses.PAIRWISE)
+# By default every loss is met dense, and in tiles or around a ring by turns.
+FOLDS = ('dense', 'chunked', 'ring')
+OFTEN = {(name, fold) for i, name in enumerate(losses.PAIRWISE) for fold in ('dense', FOLDS[1 + i % 2])}
+PRODUCT = [(name, fold) for name in losses.PAIRWISE for fold in FOLDS]
+
+
+@pytest.mark.parametrize(
+  ('name', 'fold'), [each if each in OFTEN else pytest.param(*each, marks=pytest.mark.slow) for each in PRODUCT]
+)
 def test_values_and_gradients_are_finite_at_every_extreme(name, fold):
   case = gauntlet.case(name, 'rich')
   for scenario, change in SCENARIOS.items():
