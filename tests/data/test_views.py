@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import jit
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from contrastive_jax.data import sources, views
@@ -27,7 +26,7 @@ def raw(shape, b=16, seed=0):
 
 @functools.cache
 def expander(made, num_views):
-  return jit(lambda batch, seed, step: views.expand(batch, made, num_views=num_views, seed=seed, step=step))
+  return jax.jit(lambda batch, seed, step: views.expand(batch, made, num_views=num_views, seed=seed, step=step))
 
 
 def expand(batch, made, *, num_views=2, seed=3, step=5):
