@@ -1,6 +1,7 @@
 """The command line of every entry point: --config, overrides --config.KEY=VALUE, --workdir; refusals in one line."""
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -12,6 +13,10 @@ from contrastive_jax.types import Refusal
 _CONFIG = flags.DEFINE_string('config', None, 'Config file, FILE.py or FILE.py:VARIANT.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the run.')
 _DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'Join the other processes of the run (docs/devices.md).')
+
+# How the text begins of what the runtime raises, as JaxRuntimeError or ValueError, when a process it talks to is gone.
+# RESOURCE_EXHAUSTED is not among them: memory of this process ran out.
+_STATUS = re.compile('(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION): ')
 
 
 def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -88,12 +93,10 @@ def run(main: Callable, *, config_from_workdir: bool = False, needs_workdir: boo
 
 def _leave(problem: Exception):
   """Ends one process of several at an error of its own, or one that a lost process caused wherever it was met."""
-  from jax.errors import JaxRuntimeError
-
   cause: BaseException | None = problem
-  while cause is not None and not isinstance(cause, JaxRuntimeError):
+  while cause is not None and not _STATUS.match(str(cause)):
     cause = cause.__context__
-  if cause is None or 'RESOURCE_EXHAUSTED' in str(cause):  # memory of this process ran out
+  if cause is None:
     traceback.print_exc()
     _exit(problem, 1)
   _exit(RuntimeError(f'another process of the run was lost; start all again to continue ({cause})'), 1)

@@ -35,8 +35,11 @@ from contrastive_jax.similarity import Ring as ring
 _MODULES = (hardness, kernels, multiview, polyview, redundancy, softmax, _sigmoid, _uniformity)
 _LOSSES = sorted({name for module in _MODULES for name in module.__all__})
 
-# Losses of pairs, which have a fold: the law tests run each through the gauntlet, and a config of `pair` can name it.
+# Losses of pairs, which have a fold: the law tests run each through the gauntlet.
 PAIRWISE = tuple(name for name in _LOSSES if 'fold' in inspect.signature(globals()[name]).parameters)
+
+# What a config of `pair` can name: not the statistics of rows that are their parts, nor what returns two values.
+OBJECTIVES = tuple(name for name in _LOSSES if name not in ('alignment', 'info_nce_both', 'uniformity'))
 
 # `health` has a fold but is no loss.
 __all__ = [*_LOSSES, *lifts.__all__, 'Health', 'chunked', 'dense', 'health', 'local', 'mean', 'ring', 'unit']

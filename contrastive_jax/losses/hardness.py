@@ -12,8 +12,8 @@ from contrastive_jax.types import Refusal
 __all__ = ['hard_nce', 'hardness_nce', 'simple_contrastive']
 
 
-def _check_share(name: str, value: float, *, below_one: bool = False):
-  if not (0 <= value < 1 if below_one else 0 < value <= 1):
+def _check_share(name: str, value, *, below_one: bool = False):
+  if isinstance(value, int | float) and not (0 <= value < 1 if below_one else 0 < value <= 1):
     raise Refusal(f'{name} must lie {"in [0, 1)" if below_one else "in (0, 1]"}, but it is {value}')
 
 
@@ -26,7 +26,7 @@ def _candidates(z, entries, temperature, fold, precision):
 def _hard(z, temperature, alpha: float, fold, precision):
   """The set of each anchor's hardest negatives, and the entries that it reads: the least logit among them."""
   negative = inputs.other_instance(z.shape[0])
-  if alpha == 1:
+  if isinstance(alpha, int | float) and alpha == 1:
     return {}, negative
 
   def hard(pair):
@@ -218,7 +218,7 @@ def _corrected(z, temperature, tau_plus, tilted, weights, count):
   expected = (jnp.where(some, tilted, 0) - jnp.where(some, weights, 0)).reshape(-1, views, 1)
   log_count = jnp.log(jnp.maximum(count, 1))
   positives = inputs.gram(z) / temperature
-  correction = jnp.log(tau_plus) + positives if tau_plus else jnp.full_like(positives, -jnp.inf)
+  correction = jnp.log(jnp.asarray(tau_plus, z.dtype)) + positives  # -inf, no correction, for a prior of 0
   floor = -1 / temperature
   # The argument of the logarithm is guarded, not only its result.
   apart = correction - expected

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from contrastive_jax.similarity import Fold, Similarity, dot, logsumexp, total
@@ -14,7 +15,11 @@ def unit(x: Float[Array, '... d']) -> Float[Array, '... d']:
   r"""Scales the last axis to unit Euclidean norm, :math:`x / \max(\lVert x \rVert, 10^{-12})`.
 
   Computed in float32 at least and returned in the type of `x`. A zero row stays zero, with a finite gradient.
+
+  Raises:
+    ValueError: `x` is not a floating-point array.
   """
+  check_floats(x=x)
   wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   square = jnp.square(wide).sum(-1, keepdims=True)
   return (wide * jax.lax.rsqrt(jnp.maximum(square, 1e-24))).astype(x.dtype)
@@ -29,6 +34,30 @@ def mean(values: Float[Array, '...'], where: Bool[Array, '...'] | None = None) -
     return values.mean()
   where = jnp.broadcast_to(where, values.shape)
   return jnp.where(where, values, 0).sum() / jnp.maximum(where.sum(), 1).astype(values.dtype)
+
+
+def _check_array(name: str, x, kind, needed: str):
+  if not isinstance(x, jax.Array | np.ndarray):
+    raise Refusal(f'{name} must be an array, but it is a {type(x).__name__}')
+  if not jnp.issubdtype(x.dtype, kind):
+    raise Refusal(f'{name} must be {needed}, but it is {x.dtype}')
+
+
+def check_floats(**arrays: Array):
+  """Refuses what is not a floating-point array, by its name."""
+  for name, x in arrays.items():
+    _check_array(name, x, jnp.floating, 'floating-point')
+
+
+def check_entries(count: int, **entries: Array | None):
+  """Refuses ids and labels that are not integers, masks that are not booleans, and all that are not `[count]`."""
+  for name, x in entries.items():
+    if x is None:
+      continue
+    mask = name.endswith('mask')
+    _check_array(name, x, jnp.bool_ if mask else jnp.integer, 'boolean' if mask else 'integers')
+    if x.shape != (count,):
+      raise Refusal(f'{name} must have one entry an instance, [{count}], but it is {x.shape}')
 
 
 def check_positive(name: str, value):
@@ -46,21 +75,23 @@ def check_temperature(value, *shapes: tuple[int, ...]):
 
 
 def check_sides(x: Array, y: Array, *, equal: bool = False):
-  """Refuses two-sided inputs that are not [B, D] and [M, D] (M = B if `equal`)."""
+  """Refuses two-sided inputs that are not floats [B, D] and [M, D] (M = B if `equal`)."""
+  check_floats(x=x, y=y)
   if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
     raise Refusal(f'x must be [B, D] and y [M, D] with one D, but they are {x.shape} and {y.shape}')
   if equal and x.shape[0] != y.shape[0]:
     raise Refusal(f'x and y must have as many rows as each other, but they have {x.shape[0]} and {y.shape[0]}')
 
 
-def check_views(z: Array, *, at_least: int = 2, exactly: int | None = None):
-  """Refuses multi-view inputs that are not [V, B, D] or have too few views."""
+def check_views(z: Array, *, at_least: int = 2, exactly: int | None = None, name: str = 'z'):
+  """Refuses multi-view inputs that are not floats [V, B, D] or have too few views."""
+  check_floats(**{name: z})
   if z.ndim != 3:
-    raise Refusal(f'z must be [V, B, D] (views, instances, features), but it is {z.shape}')
+    raise Refusal(f'{name} must be [V, B, D] (views, instances, features), but it is {z.shape}')
   if z.shape[0] < at_least:
-    raise Refusal(f'the positives are the other views, so V >= {at_least} views are needed, but z is {z.shape}')
+    raise Refusal(f'the positives are the other views, so V >= {at_least} views are needed, but {name} is {z.shape}')
   if exactly is not None and z.shape[0] != exactly:
-    raise Refusal(f'this loss is defined for V = {exactly} views, but z is {z.shape}')
+    raise Refusal(f'this loss is defined for V = {exactly} views, but {name} is {z.shape}')
 
 
 def wide(x: Array) -> Array:

@@ -14,13 +14,18 @@ __all__ = ['leave_one_out', 'pairwise']
 
 def _of_two(loss: Callable) -> Callable:
   """The loss as a function of two views `[B, D]`, returning its mean."""
-  first = next(iter(inspect.signature(loss).parameters))
-  if first not in ('x', 'z'):
-    raise Refusal(f'a lift takes a loss of two sides (x, y) or of views z, but its first argument is {first}')
+  if not callable(loss):
+    raise Refusal(f'a lift takes a loss, but it was given a {type(loss).__name__}')
+  names = list(inspect.signature(loss).parameters)[:2]
+  if names[0] not in ('z', 'h') and names not in (['x', 'y'], ['a', 'b']):
+    raise Refusal(f'a lift takes a loss of two sides (x, y or a, b) or of views (z or h), but its are {names}')
 
   def value(x, y, *rest, **keywords):
-    given = (x, y) if first == 'x' else (jnp.stack([x, y]),)
-    return jnp.mean(loss(*given, *rest, **keywords))
+    given = (jnp.stack([x, y]),) if names[0] in ('z', 'h') else (x, y)
+    found = loss(*given, *rest, **keywords)
+    if isinstance(found, tuple):
+      raise Refusal('a lift takes a loss that returns one array, but this one returns several')
+    return jnp.mean(found)
 
   return value
 
@@ -31,10 +36,14 @@ def pairwise(loss: Callable) -> Callable[..., Float[Array, '']]:
   .. math:: \frac{2}{V(V-1)} \sum_{v < w} \mathrm{mean} \; \ell(z_v, z_w)
 
   Args:
-    loss: of two sides, `loss(x, y, *, ...)`, or of views, `loss(z, *, ...)`; `loss(z, labels, *, ...)` too.
+    loss: of two sides, `loss(x, y, *, ...)` or `loss(a, b, *, ...)`, or of views, `loss(z, *, ...)`; with further
+      arguments, `loss(z, labels, *, ...)`, too.
 
   Returns:
     A function of z `[V, B, D]`, V >= 2, and of the loss's further arguments; a scalar. With V = 2 it is the loss.
+
+  Raises:
+    ValueError: a loss of one side only, or one that returns several values; by the function, fewer than two views.
 
   Source: the baseline PWE of Koromilas et al., 2025, "A Principled Framework for Multi-View Contrastive Learning".
   """
@@ -59,6 +68,9 @@ def leave_one_out(loss: Callable, *, normalize: bool = False) -> Callable[..., F
 
   Returns:
     A function of z `[V, B, D]`, V >= 2, and of the loss's further arguments; a scalar.
+
+  Raises:
+    ValueError: as `pairwise`.
 
   Source: the baseline AVG of Koromilas et al., 2025.
   """

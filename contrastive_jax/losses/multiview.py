@@ -7,7 +7,6 @@ from jaxtyping import Array, Float, Int
 from contrastive_jax.losses import inputs
 from contrastive_jax.losses.inputs import Temperature
 from contrastive_jax.similarity import Fold, logsumexp, positive, total
-from contrastive_jax.types import Refusal
 
 __all__ = ['decoupled', 'mv_dhel', 'mv_info_nce', 'nt_xent', 'sup_con']
 
@@ -82,14 +81,13 @@ def sup_con(
     One value per anchor, `[V, B]`; 0 for anchors without positives.
 
   Raises:
-    ValueError: as in `nt_xent`, and if `labels` is not `[B]`.
+    ValueError: as in `nt_xent`, and if `labels` are not integers `[B]`.
 
   Source: Khosla et al., 2020, eq. 2.
   """
   inputs.check_views(z, at_least=1)
   inputs.check_temperature(temperature, z.shape[1:2], z.shape[:2])
-  if labels.shape != z.shape[1:2]:
-    raise Refusal(f'labels must be one integer an instance, [{z.shape[1]}], but they are {labels.shape}')
+  inputs.check_entries(z.shape[1], labels=labels)
   z = inputs.wide(z)
   views = z.shape[0]
   # jnp.repeat refuses explicitly sharded arrays.

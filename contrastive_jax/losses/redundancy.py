@@ -6,6 +6,7 @@ caller's own `shard_map` or `pmap` they would be those of one device, which chan
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import get_abstract_mesh
 from jaxtyping import Array, Float, Int
 
@@ -33,6 +34,7 @@ def _product(a, b):
 
 def _check_two(name: str, a, b):
   _check_whole(name)
+  inputs.check_floats(a=a, b=b)
   if a.ndim != 2 or a.shape != b.shape or a.shape[0] < 2:
     raise Refusal(f'a and b must be [B, D] of one shape with B >= 2, but they are {a.shape} and {b.shape}')
 
@@ -157,6 +159,20 @@ def mmcr(z: Float[Array, 'v b d'], *, weight: float | Float[Array, ''] = 0.0) ->
   return spread + weight * _nuclear(jnp.swapaxes(z, 0, 1)).mean()
 
 
+def _check_partition(partition, h):
+  if not isinstance(partition, jax.Array | np.ndarray) or not jnp.issubdtype(partition.dtype, jnp.integer):
+    raise Refusal(f'partition must be an array of integers [P, W], but it is {getattr(partition, "dtype", partition)}')
+  if partition.ndim != 2 or partition.shape[1] <= h.shape[2]:
+    raise Refusal(
+      f'partition must be [P, W] with W > D, as the covariance of {h.shape[2]} features needs more instances, but it '
+      f'is {partition.shape}'
+    )
+  if not isinstance(partition, jax.core.Tracer) and (partition.min() < 0 or partition.max() >= h.shape[1]):
+    raise Refusal(
+      f'partition must name instances 0 to {h.shape[1] - 1}, but it holds {partition.min()} to {partition.max()}'
+    )
+
+
 DISTANCES = ('cosine', 'euclidean')
 
 
@@ -186,19 +202,16 @@ def w_mse(
     A scalar.
 
   Raises:
-    ValueError: `h` is not `[V, B, D]`, V < 2, sub-batches no larger than D, an unknown distance, a call inside
-      `shard_map` or `pmap`.
+    ValueError: `h` is not `[V, B, D]`, V < 2, sub-batches no larger than D or of instances that there are not, an
+      unknown distance, a call inside `shard_map` or `pmap`.
 
   Source: Ermolov et al., 2021, eq. 3 to 6.
   """
   _check_whole('w_mse')
-  inputs.check_views(h)
+  inputs.check_views(h, name='h')
   if distance not in DISTANCES:
     raise Refusal(f"unknown distance '{distance}'{nearest(str(distance), DISTANCES)}")
-  if partition.ndim != 2 or partition.shape[1] <= h.shape[2]:
-    raise Refusal(
-      f'the covariance of {h.shape[2]} features needs sub-batches of more instances, but partition is {partition.shape}'
-    )
+  _check_partition(partition, h)
   h = inputs.wide(h)[:, partition]  # [V, P, W, D]
   centred = h - h.mean(2, keepdims=True)
   moments = jnp.einsum('vpwd,vpwe->vpde', centred, centred, precision='highest') / (partition.shape[1] - 1)

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from contrastive_jax.losses.inputs import Ids, Mask, Temperature, check_sides, check_temperature, wide
+from contrastive_jax.losses.inputs import Ids, Mask, Temperature, check_entries, check_sides, check_temperature, wide
 from contrastive_jax.similarity import Fold, Similarity, crosses, logsumexp, positive, total
 from contrastive_jax.types import Refusal
 
@@ -12,6 +12,8 @@ __all__ = ['info_nce', 'info_nce_both', 'symmetric_info_nce']
 
 def sides(x, y, x_id, y_id, x_mask, y_mask, fold):
   """The entries that travel with the rows and the columns; without ids a side is known by its positions."""
+  check_entries(len(x), x_id=x_id, x_mask=x_mask)
+  check_entries(len(y), y_id=y_id, y_mask=y_mask)
   sides = [dict(z=x), dict(z=y)]
   for side, mask in zip(sides, (x_mask, y_mask), strict=True):
     if mask is not None:

@@ -64,6 +64,7 @@ def uniformity(
 
   Source: Wang and Isola, 2020, section 4.1.2.
   """
+  inputs.check_floats(x=x)
   if x.ndim != 2 or (x.shape[0] < 2 and not crosses(fold)):
     raise Refusal(f'uniformity needs rows [B, D], B >= 2, but x is {x.shape}')
   inputs.check_positive('t', t)

@@ -10,22 +10,32 @@ from contrastive_jax.methods.base import Info, Method, Output, example_keys
 from contrastive_jax.models.encoder import Encoder
 from contrastive_jax.types import Refusal, nearest
 
-# How a loss's positional arguments are read from a batch of views z [V, B, D].
+# How a loss's positional arguments are read from the head's output, views g [V, B, D]. Those that are not a, b or h
+# are of unit norm.
 _ARGUMENTS = {
-  'z': lambda z, batch: z,
-  'x': lambda z, batch: z[0],
-  'y': lambda z, batch: z[1],
-  'labels': lambda z, batch: batch['label'],
+  'z': lambda g, batch, key: losses.unit(g),
+  'x': lambda g, batch, key: losses.unit(g[0]),
+  'y': lambda g, batch, key: losses.unit(g[1]),
+  'a': lambda g, batch, key: g[0],
+  'b': lambda g, batch, key: g[1],
+  'h': lambda g, batch, key: g,
+  'labels': lambda g, batch, key: batch['label'],
+  'partition': lambda g, batch, key: _partition(key, *g.shape[1:]),
 }
 GLOSSARY = {'positive_similarity': 'mean cosine of the first and the last view of an example, after the head'}
 
 _PER_BATCH = ('fold', 'precision', 'x_id', 'y_id', 'x_mask', 'y_mask')
 
 
+def _partition(key, instances: int, features: int):
+  """Random sub-batches of twice as many instances as features; a remainder is left out."""
+  size = min(2 * features, instances)
+  return jax.random.permutation(key, instances)[: instances // size * size].reshape(-1, size)
+
+
 def _objective(loss: str):
-  known = [name for name in losses.PAIRWISE if name != 'info_nce_both']
-  if loss not in known:
-    raise Refusal(f"unknown loss '{loss}' in config.method.loss{nearest(str(loss), known)}")
+  if loss not in losses.OBJECTIVES:
+    raise Refusal(f"unknown loss '{loss}' in config.method.loss{nearest(str(loss), losses.OBJECTIVES)}")
   return getattr(losses, loss)
 
 
@@ -50,9 +60,10 @@ def make(
 
   Args:
     encoder: backbone; its output is what evaluators probe.
-    head: projection head; the loss sees its output, scaled to unit norm.
+    head: projection head; the loss sees its output, scaled to unit norm where the loss expects that.
     loss: name of a public loss over views (`nt_xent`, `sup_con`, `decoupled`, `mv_dhel`, ...) or over two sides, which
-      are then the first two views. `sup_con` reads `label`.
+      are then the first two views. `sup_con` reads `label`; `w_mse` gets random sub-batches of twice as many instances
+      as features.
     fold: 'auto' or a fold of `contrastive_jax.losses`.
     precision: of the similarities' products: None (float32), 'bfloat16', 'bfloat16_3x'.
     **hyper: the loss's hyper-parameters, e.g. `temperature`.
@@ -60,10 +71,12 @@ def make(
   Raises:
     Refusal: an unknown loss; a hyper-parameter that it does not have or refuses.
   """
-  objective, hyper = _objective(loss), _checked(loss, hyper) | dict(fold=fold, precision=precision)
-  parameters = inspect.signature(objective).parameters.values()
-  arguments = [p.name for p in parameters if p.kind == p.POSITIONAL_OR_KEYWORD]
-  sides = sum(name in ('x', 'y') for name in arguments)
+  objective, hyper = _objective(loss), _checked(loss, hyper)
+  parameters = inspect.signature(objective).parameters
+  arguments = [p.name for p in parameters.values() if p.kind == p.POSITIONAL_OR_KEYWORD]
+  sides = sum(name in ('x', 'y', 'a', 'b') for name in arguments)
+  if 'fold' in parameters:
+    hyper = hyper | dict(fold=fold, precision=precision)
 
   def init(key, batch, info: Info):
     of_encoder, of_head = jax.random.split(key)
@@ -77,7 +90,7 @@ def make(
     stats = dict(state['stats'])
     h, stats['encoder'] = encoder.apply(params['encoder'], stats['encoder'], x, keys=keys, train=train)
     g, stats['head'] = head.apply(params['head'], stats['head'], h, keys=keys, train=train)
-    return h, losses.unit(g), {**state, 'stats': stats}
+    return h, g, {**state, 'stats': stats}
 
   def encode(params, state, batch, *, key, step, train):
     num_views = sum(name.startswith('view_') for name in batch)
@@ -85,19 +98,19 @@ def make(
     views = jnp.stack([batch[f'view_{v}'] for v in range(num_views)], axis=1)
     keys = example_keys(key, batch['index'])
     keys = jax.vmap(lambda k: jax.random.split(k, num_views))(keys).reshape(-1)
-    _, z, state = towers(params, state, views.reshape(-1, *views.shape[2:]), keys, train)
-    return {'z': z.reshape(*views.shape[:2], -1)}, state
+    _, g, state = towers(params, state, views.reshape(-1, *views.shape[2:]), keys, train)
+    return {'g': g.reshape(*views.shape[:2], -1)}, state
 
   def objective_of_batch(params, state, features, batch, *, key, step):
-    z = jnp.swapaxes(features['z'], 0, 1)
-    if len(z) < sides:
-      raise Refusal(f"loss '{loss}' takes {sides} views, but config.data.num_views={len(z)}")
-    values = objective(*(_ARGUMENTS[name](z, batch) for name in arguments), **hyper)
-    similarity = (z[0] * z[-1]).sum(-1).mean()
+    g = jnp.swapaxes(features['g'], 0, 1)
+    if len(g) < sides:
+      raise Refusal(f"loss '{loss}' takes {sides} views, but config.data.num_views={len(g)}")
+    values = objective(*(_ARGUMENTS[name](g, batch, key) for name in arguments), **hyper)
+    similarity = (losses.unit(g[0]) * losses.unit(g[-1])).sum(-1).mean()
     return Output(values.mean(), state, {'positive_similarity': similarity})
 
   def embed(params, state, batch):
-    h, z, _ = towers(params, state, batch['view_0'], None, False)
-    return {'features': h, 'projection': z}
+    h, g, _ = towers(params, state, batch['view_0'], None, False)
+    return {'features': h, 'projection': losses.unit(g)}
 
   return Method(init, encode, objective_of_batch, embed, per_example=encoder.per_example and head.per_example)

@@ -121,5 +121,20 @@ def test_lifts_take_labels_and_refuse_losses_of_something_else():
   z, labels = views(3), jnp.arange(7) % 3
   want = np.mean([losses.sup_con(z[jnp.array(pair)], labels).mean() for pair in ((0, 1), (0, 2), (1, 2))])
   np.testing.assert_allclose(losses.pairwise(losses.sup_con)(z, labels), want, rtol=1e-5)
-  with pytest.raises(ValueError, match='its first argument is values'):
-    losses.pairwise(losses.mean)
+  for loss, message in (
+    (losses.mean, r"but its are \['values', 'where'\]"),
+    (losses.uniformity, r"but its are \['x', 't'\]"),
+    ((losses.nt_xent, losses.dhel), 'it was given a tuple'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      losses.pairwise(loss)
+  with pytest.raises(ValueError, match='returns one array, but this one returns several'):
+    losses.leave_one_out(losses.info_nce_both)(views(3))
+
+
+@pytest.mark.parametrize('loss', [losses.barlow_twins, losses.vicreg, losses.mmcr])
+def test_moment_losses_are_lifted_too(loss):
+  z = views(3)
+  of_two = loss if loss is not losses.mmcr else lambda a, b: losses.mmcr(jnp.stack([a, b]))
+  want = np.mean([of_two(z[0], z[1]), of_two(z[0], z[2]), of_two(z[1], z[2])])
+  np.testing.assert_allclose(losses.pairwise(loss)(z), want, rtol=1e-5)

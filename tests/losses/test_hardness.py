@@ -120,3 +120,10 @@ def test_a_larger_prior_lowers_the_loss_of_anchors_nearer_to_their_positive_than
 def test_options_out_of_range_are_refused(call, message, z):
   with pytest.raises(ValueError, match=message):
     call(z)
+
+
+def test_a_traced_share_gives_what_a_number_gives(z):
+  got = jit(lambda z, alpha: losses.hard_nce(z, alpha=alpha))(z, 0.25)
+  np.testing.assert_allclose(got, losses.hard_nce(z, alpha=0.25), rtol=1e-5)
+  got = jit(lambda z, prior: losses.hardness_nce(z, tau_plus=prior))(z, 0.05)
+  np.testing.assert_allclose(got, losses.hardness_nce(z, tau_plus=0.05), rtol=1e-5)

@@ -122,8 +122,32 @@ def test_losses_of_pairs_refuse_sides_of_different_lengths(name):
 @pytest.mark.parametrize('name', TWO_SIDED)
 @pytest.mark.parametrize('key', ['x_id', 'y_id', 'x_mask', 'y_mask'])
 def test_ids_and_masks_of_another_length_are_refused_by_both_lengths(name, key):
-  with pytest.raises(Refusal, match=rf"'{key[2:]}'.*4 instances.*\(3,\)"):
+  with pytest.raises(Refusal, match=rf'{key} must have one entry an instance, \[4\].*\(3,\)'):
     call(name, **{key: np.zeros(3, bool if 'mask' in key else int)})
+
+
+@pytest.mark.parametrize(
+  ('name', 'arrays', 'options', 'message'),
+  [
+    ('unit', (np.arange(6).reshape(2, 3),), {}, 'x must be floating-point, but it is int64'),
+    ('nt_xent', (Z.astype(np.int32),), {}, 'z must be floating-point, but it is int32'),
+    ('info_nce', (X, X.astype(np.int8)), {}, 'y must be floating-point, but it is int8'),
+    ('uniformity', (X.astype(np.int32),), {}, 'x must be floating-point, but it is int32'),
+    ('vicreg', (X, X.astype(np.int32)), {}, 'b must be floating-point, but it is int32'),
+    ('w_mse', (Z.astype(np.int32), np.zeros((1, 8), int)), {}, 'h must be floating-point, but it is int32'),
+    ('sup_con', (Z, np.zeros(4, np.float32)), {}, 'labels must be integers, but it is float32'),
+    ('sigmoid', (X, X), dict(x_mask=np.ones(4, np.float32)), 'x_mask must be boolean, but it is float32'),
+    ('symmetric_info_nce', (X, X), dict(y_id=np.ones(4, np.float32)), 'y_id must be integers, but it is float32'),
+  ],
+)
+def test_arrays_of_another_type_are_refused_by_name(name, arrays, options, message):
+  with pytest.raises(Refusal, match=message):
+    getattr(losses, name)(*arrays, **options)
+
+
+def test_a_list_is_refused_as_no_array():
+  with pytest.raises(Refusal, match='z must be an array, but it is a list'):
+    losses.nt_xent(Z.tolist())
 
 
 @pytest.mark.parametrize('name', WITH_TEMPERATURE)
