@@ -57,8 +57,10 @@ def tiny() -> dict:
 _SETTINGS = {'digits': digits, 'fashion_mnist': fashion_mnist, 'cifar10': cifar10, 'tiny': tiny}
 
 
-def config(variant: str, *, method: dict, num_views: int = 2) -> ml_collections.ConfigDict:
+def config(variant: str, *, method: dict, num_views: int = 2, **networks: dict) -> ml_collections.ConfigDict:
   """A method in the setting that `variant` names ('' is digits).
+
+  `networks` are options of the head or the predictor that the method needs in every setting.
 
   Raises:
     Refusal: an unknown setting.
@@ -68,4 +70,6 @@ def config(variant: str, *, method: dict, num_views: int = 2) -> ml_collections.
     raise Refusal(f"unknown variant '{variant}' of the config{nearest(variant, _SETTINGS)}")
   found = setting() | dict(seed=0, method=method)
   found['data'] = found['data'] | dict(num_views=num_views)
+  for name, options in networks.items():
+    found[name] = found.get(name, dict(name=name)) | options
   return ml_collections.ConfigDict(found)

@@ -116,10 +116,11 @@ def test_a_run_killed_again_and_again_ends_like_one_never_killed(whole, tmp_path
   assert_same_run(tmp_path / 'run', whole)
 
 
-def test_a_run_that_sigterm_stops_saves_ends_with_code_0_and_continues(whole, tmp_path):
-  code, said = killed_after(tmp_path / 'run', 10, signal.SIGTERM)
-  assert code == 0, said
-  assert 'stopped by SIGTERM at step' in said
+@pytest.mark.parametrize(('sent', 'ends'), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_run_that_a_signal_stops_saves_and_continues(whole, tmp_path, sent, ends):
+  code, said = killed_after(tmp_path / 'run', 10, sent)
+  assert code == ends, said
+  assert f'stopped by {sent.name} at step' in said and 'Traceback' not in said
   at = max(line['step'] for line in lines(tmp_path / 'run'))
   assert int(newest(tmp_path / 'run').name) == at
   code, out, err = training(tmp_path / 'run')

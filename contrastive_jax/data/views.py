@@ -75,6 +75,7 @@ def simclr(
   rejected (see `augment.crop_box`) and their corners are not rounded to whole pixels.
   """
   _check(crop_scale=crop_scale, crop_ratio=crop_ratio, blur_sigma=blur_sigma)
+  _check_size(strength=strength)
   _check_fractions(
     crop_scale=crop_scale[1], flip=flip, jitter=jitter, grey=grey, blur=blur or 0.0, blur_kernel=blur_kernel
   )
@@ -155,6 +156,7 @@ def digits(
     Refusal: an option is outside its range.
   """
   _check(zoom=zoom, erase_area=erase_area)
+  _check_size(noise=noise)
   _check_fractions(shift=shift, erase=erase, erase_area=erase_area[1])
   tilt = math.radians(rotate)
 
@@ -323,6 +325,12 @@ def _check(**ranges: tuple[float, float]):
   for name, (low, high) in ranges.items():
     if not 0 < low <= high:
       raise Refusal(f'{name} is ({low}, {high}); 0 < least <= greatest is needed')
+
+
+def _check_size(**sizes: float):
+  for name, size in sizes.items():
+    if not size >= 0:
+      raise Refusal(f'config.data.views.{name} must be at least 0, but it is {size}')
 
 
 def _check_fractions(**fractions: float):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -78,6 +79,8 @@ def run(main: Callable, *, config_from_workdir: bool = False, needs_workdir: boo
       _exit(refusal, 2)
     except NonFinite as problem:
       _exit(problem, 1)
+    except KeyboardInterrupt:
+      _exit(RuntimeError('interrupted'), 128 + signal.SIGINT)
     except Exception as problem:
       if jax.process_count() == 1:
         raise

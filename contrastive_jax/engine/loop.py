@@ -27,10 +27,10 @@ def fit(run: Run, path: pathlib.Path, *, profile: bool = False) -> dict[str, flo
   Raises:
     NonFinite: a loss or gradient is not finite.
     Refusal: the checkpoints there are of another model, or all damaged.
-    SystemExit: SIGTERM came; the state is saved, and the exit code is 0.
+    SystemExit: SIGTERM or, on one process, Ctrl-C came; the state is saved. The exit code is 0, or 130 for Ctrl-C.
   """
   checkpoints = Checkpoints(path / 'checkpoints', keep_last=run.options.keep_last, keep_best=run.options.keep_best)
-  with _sigterm() as stopping:
+  with _signals() as stopping:
     run, state, start = _begin(run, path, checkpoints)
     state, scores = _continue(run, path, checkpoints, state, start, stopping, profile)
     return _finish(run, path, state, scores, report=run.options.report and not stopping(run.info.total_steps))
@@ -75,8 +75,9 @@ def _continue(run: Run, path, checkpoints: Checkpoints, state: TrainState, start
     state, scores = _train(run, path, state, batches, checkpoints, reporter, stopping, before_step)
     checkpoints.wait()
     if int(state.step) < total:
-      reporter.message(f'stopped by SIGTERM at step {int(state.step)}, which is saved; the same command continues')
-      raise SystemExit(0)
+      name = stopping(int(state.step))
+      reporter.message(f'stopped by {name} at step {int(state.step)}, which is saved; the same command continues')
+      raise SystemExit(128 + signal.SIGINT if name == 'SIGINT' else 0)
   return state, scores
 
 
@@ -165,17 +166,27 @@ def _finish(run: Run, path: pathlib.Path, state: TrainState, scores: dict[str, f
 
 
 @contextlib.contextmanager
-def _sigterm():
-  """Yields a function that says, after a step, whether SIGTERM came; all processes hear it after the same step."""
+def _signals():
+  """Yields a function that names, after a step, the signal that asks to stop ('' while none does).
+
+  SIGTERM, of which all processes hear after the same step; on one process Ctrl-C too, the first time.
+  """
   if jax.process_count() > 1:
-    yield multihost_utils.reached_preemption_sync_point
+    yield lambda step: 'SIGTERM' if multihost_utils.reached_preemption_sync_point(step) else ''
     return
-  came: list[bool] = []
-  before = signal.signal(signal.SIGTERM, lambda *_: came.append(True))
+  came: list[str] = []
+
+  def note(number, _):
+    came.append(signal.Signals(number).name)
+    if number == signal.SIGINT:  # who asks again does not want to wait; schedulers send SIGTERM more than once
+      signal.signal(number, before[number])
+
+  before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
   try:
-    yield lambda step: bool(came)
+    yield lambda step: came[0] if came else ''
   finally:
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+      signal.signal(number, handler)
 
 
 @contextlib.contextmanager

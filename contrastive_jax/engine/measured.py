@@ -98,8 +98,12 @@ def after(planned: Plan | None, path: pathlib.Path, began: float):
   seconds = 1 / statistics.median(rates[1:])  # compilation is in the first
   ratio = seconds / planned.step.seconds if planned.step.seconds else None
   _record(path, {'measured': {'step_seconds': seconds, 'over_limit': ratio}})
-  beside = '' if ratio is None else f', {ratio:.3g} times the {plan.duration(planned.step.seconds)} of its products'
+  beside = '' if ratio is None else f', {_times(ratio)} the {plan.duration(planned.step.seconds)} of its products'
   print(f'plan: a step took {plan.duration(seconds)} (median){beside}', flush=True)
+
+
+def _times(ratio: float) -> str:
+  return f'{ratio:,.0f} times' if ratio >= 100 else f'{ratio:.3g} times'
 
 
 def _record(path: pathlib.Path, found: dict):

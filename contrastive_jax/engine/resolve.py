@@ -23,6 +23,7 @@ from contrastive_jax.types import Refusal, nearest
 _PACKAGES = {'encoder': 'models', 'method': 'methods', 'evals': 'evals'}
 _MODULES = {
   'head': 'models.heads',
+  'predictor': 'models.heads',
   'data.source': 'data.sources',
   'data.views': 'data.views',
   'schedule': 'engine.optimiser',
@@ -32,9 +33,13 @@ _KINDS = {
   'schedule': ('cosine', 'constant'),
   'optimiser': ('adamw', 'lars', 'sgd'),
   'head': ('identity', 'predictor', 'projector'),
+  'predictor': ('identity', 'predictor', 'projector'),
   'data.views': ('digits', 'garments', 'simclr', 'weak'),
 }
-_NAMED = ('data.source', 'data.views', 'encoder', 'head', 'method', 'schedule', 'optimiser')
+_NAMED = ('data.source', 'data.views', 'encoder', 'head', 'predictor', 'method', 'schedule', 'optimiser')
+
+# Sections that a method's factory is given as networks. Those that it does not name have no place in its config.
+NETWORKS = ('encoder', 'head', 'predictor')
 
 # Keywords that the engine passes itself: every run reads both splits, and views normalise by the source's statistics.
 _PASSED = ('split', 'mean', 'std')
@@ -131,13 +136,15 @@ def complete(
   left = dict(overrides or {})
   for key in ('evals', 'train'):
     config[key] = config.get(key, {})
-  tops = ('data', 'encoder', 'head', 'method', 'schedule', 'optimiser', 'evals', 'train')
+  named = _used(config)
+  tops = {*(path.partition('.')[0] for path in named), 'evals', 'train'}
   _fill('', config, inspect.signature(options.Seed).parameters, _taken(left, ''), besides=tops)
   _fill('data', _section(config, 'data'), inspect.signature(options.Data).parameters, _taken(left, 'data'),
         besides=('source', 'views'))  # fmt: skip
   _fill('train', _section(config, 'train'), inspect.signature(options.Options).parameters, _taken(left, 'train'))
-  for path in (*_NAMED, *(f'evals.{name}' for name in _section(config, 'evals'))):
-    section, kind = _section(config, path), path if path in _NAMED else 'evals'
+  _choose_evaluators(config.evals, _taken(left, 'evals'))
+  for path in (*named, *(f'evals.{name}' for name in _section(config, 'evals'))):
+    section, kind = _section(config, path), path if path in named else 'evals'
     name = section.get('name') if kind == path else path.removeprefix('evals.')
     if name is None:
       raise Refusal(f"config.{path} needs a 'name' (known: {', '.join(_known(kind))})")
@@ -148,6 +155,39 @@ def complete(
   for key in left:
     raise _stray(config, key)
   return config
+
+
+def _choose_evaluators(section, texts: Mapping[str, str]):
+  """Adds (`--config.evals.health=True`) and leaves out (`--config.evals.linear=False`) whole evaluators."""
+  for name, text in texts.items():
+    wanted = {'true': True, 'false': False, 'none': False}.get(text.lower())
+    if wanted is None:
+      raise Refusal(f"config.evals.{name} must be True or False, or one of its keys be set, but it is '{text}'")
+    factory('evals', name)
+    if wanted and name not in section:
+      section[name] = {}
+    elif not wanted and name in section:
+      del section[name]
+
+
+def needs(method: str) -> list[str]:
+  """What a method's factory is given: networks by the name of their section, and `info`."""
+  parameters = inspect.signature(factory('method', method)).parameters.values()
+  return [p.name for p in parameters if p.kind == p.POSITIONAL_OR_KEYWORD]
+
+
+def _used(config) -> tuple[str, ...]:
+  """The sections with a name that the config's method has a use for; of a predictor there is always a default."""
+  method = _section(config, 'method').get('name')
+  if method is None:  # refused with the rest of its section
+    return tuple(path for path in _NAMED if path != 'predictor')
+  wanted = needs(method)
+  if 'predictor' in wanted and 'predictor' not in config:
+    config.predictor = {'name': 'predictor'}
+  for network in NETWORKS:
+    if network in config and network not in wanted:
+      raise Refusal(f"config.{network} is set, but method '{method}' has none")
+  return tuple(path for path in _NAMED if path not in NETWORKS or path in wanted)
 
 
 def _stray(config, path: str) -> Refusal:
@@ -218,7 +258,11 @@ def load(path: str, overrides: Mapping[str, str] | None = None) -> ml_collection
   """
   config, overrides = read(path), dict(overrides or {})
   for section in [s for s in _NAMED if f'{s}.name' in overrides]:
+    if section == 'predictor' and section not in config:
+      config.predictor = {}
     _choose(_section(config, section), overrides.pop(f'{section}.name'))
+    if section == 'method':
+      _drop_networks(config)
   if 'method.loss' in overrides:
     _choose_loss(_section(config, 'method'), overrides.pop('method.loss'))
   return complete(config, overrides)
@@ -230,6 +274,13 @@ def _choose(section, name: str):
     for key in list(section):
       del section[key]
     section.name = name
+
+
+def _drop_networks(config):
+  """Those of a method that is no longer chosen go with it."""
+  wanted = needs(config.method.name)
+  for network in [n for n in NETWORKS if n in config and n not in wanted]:
+    del config[network]
 
 
 def _choose_loss(section, loss: str):

@@ -23,7 +23,7 @@ def restore(run: setup.Run, workdir: str | pathlib.Path, checkpoint: int | str =
   Raises:
     Refusal: there is none such, or it is of another model.
   """
-  shapes = jax.eval_shape(lambda key: run.method.init(key, run.zeros(), run.info), jax.random.key(0))
+  shapes = jax.eval_shape(lambda key: run.method.init(key, run.zeros()), jax.random.key(0))
   like = {'params': shapes[0], 'state': shapes[1], 'step': jax.ShapeDtypeStruct((), np.int32)}
   like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=run.replicated()), like)
   found = restore_params(pathlib.Path(workdir, 'checkpoints'), like=like, checkpoint=checkpoint)

@@ -56,7 +56,7 @@ class Run(NamedTuple):
   def fresh(self) -> state.TrainState:
     """The train state before the first step."""
     return state.create(
-      self.method, self.optimiser, self.zeros(), self.info, seed=self.seed, mesh=self.mesh, rules=self.options.sharding
+      self.method, self.optimiser, self.zeros(), seed=self.seed, mesh=self.mesh, rules=self.options.sharding
     )
 
   def zeros(self) -> dict[str, jax.Array]:
@@ -100,10 +100,11 @@ def views(config, source: Source) -> Views:
   return resolve.build(config.data.views, 'data.views', mean=source.mean, std=source.std)
 
 
-def method(config) -> Method:
-  """The config's method on its encoder and head."""
-  encoder, head = resolve.build(config.encoder, 'encoder'), resolve.build(config.head, 'head')
-  return resolve.build(_with_fold(config.method), 'method', encoder, head)
+def method(config, info: Info) -> Method:
+  """The config's method, given the networks and whatever else its factory's signature names."""
+  parts: dict[str, Any] = {k: resolve.build(config[k], k) for k in resolve.NETWORKS if k in config} | {'info': info}
+  wanted = resolve.needs(config.method.name)
+  return resolve.build(_with_fold(config.method), 'method', *(parts[name] for name in wanted))
 
 
 def _with_fold(section):
@@ -143,7 +144,7 @@ def build(config: ml_collections.ConfigDict, data: dict[str, Source] | None = No
   info = Info(train.num_examples, per_epoch, total, config.data.num_views)
   schedule = resolve.build(config.schedule, 'schedule', total, batch_size)
   optimiser = resolve.build(config.optimiser, 'optimiser', schedule)
-  how, views_ = method(config), views(config, train)
+  how, views_ = method(config, info), views(config, train)
   make_views = functools.partial(_expand, views_, config.data.num_views, config.seed)
   make_step = functools.partial(
     step.make, seed=config.seed, mesh=mesh, microbatch=options.microbatch, rules=options.sharding

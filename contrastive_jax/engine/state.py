@@ -124,12 +124,12 @@ def _placed(mesh, axes: Axes) -> NamedSharding:
   return NamedSharding(mesh, P(*spelt))
 
 
-def create(method, optimiser, batch, info, *, seed: int, mesh, rules: Rules = ()) -> TrainState:
+def create(method, optimiser, batch, *, seed: int, mesh, rules: Rules = ()) -> TrainState:
   """A fresh TrainState, made in its shardings; `batch` holds example views, as `Method.init` reads them."""
 
   def fresh():
     key = jax.random.fold_in(jax.random.key(seed), 0)
-    params, state = method.init(key, batch, info)
+    params, state = method.init(key, batch)
     return TrainState(jnp.zeros((), jnp.int32), params, optimiser.init(params), state)
 
   shapes = jax.eval_shape(fresh)

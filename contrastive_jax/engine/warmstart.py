@@ -4,6 +4,7 @@ import pathlib
 import re
 
 import jax
+import jax.numpy as jnp
 
 from contrastive_jax.engine import processes
 from contrastive_jax.engine.checkpoint import restore_params
@@ -37,6 +38,10 @@ def warm_start(state: TrainState, init_from: str | None, skip: str | None) -> Tr
   else:
     raise Refusal(f"config.train.init_from='{init_from}' is neither a run's workdir nor a .safetensors file")
   state = state._replace(params=_placed(merge(state.params, params, skip=skip), state.params))
+  return _taught(_with_stats(state, stats, init_from, skip))
+
+
+def _with_stats(state: TrainState, stats, init_from: str, skip: str | None) -> TrainState:
   own = state.state.get('stats', {})
   names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(own)]
   fresh = [name for name in names if skip is not None and re.fullmatch(skip, name)]
@@ -50,6 +55,15 @@ def warm_start(state: TrainState, init_from: str | None, skip: str | None) -> Tr
   # `merge` takes a pattern that matches nothing for a mistake, but one of parameters need not match statistics.
   merged = merge(own, stats, skip=skip if fresh else None)
   return state._replace(state=state.state | {'stats': _placed(merged, own)})
+
+
+def _taught(state: TrainState) -> TrainState:
+  """A teacher starts as its student; as a copy, because a step gives up the buffers of both."""
+  if 'teacher' not in state.state:
+    return state
+  teacher, student = state.state['teacher'], {'params': state.params, 'stats': state.state['stats']}
+  copies = {kind: {k: jax.tree.map(jnp.copy, student[kind][k]) for k in own} for kind, own in teacher.items()}
+  return state._replace(state=state.state | {'teacher': copies})
 
 
 def _placed(tree, like):

@@ -74,13 +74,14 @@ def check_temperature(value, *shapes: tuple[int, ...]):
     raise Refusal(f'temperature must be {needed}, but it is {list(jnp.shape(value))}')
 
 
-def check_sides(x: Array, y: Array, *, equal: bool = False):
+def check_sides(x: Array, y: Array, *, equal: bool = False, names: tuple[str, str] = ('x', 'y')):
   """Refuses two-sided inputs that are not floats [B, D] and [M, D] (M = B if `equal`)."""
-  check_floats(x=x, y=y)
+  a, b = names
+  check_floats(**{a: x, b: y})
   if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
-    raise Refusal(f'x must be [B, D] and y [M, D] with one D, but they are {x.shape} and {y.shape}')
+    raise Refusal(f'{a} must be [B, D] and {b} [M, D] with one D, but they are {x.shape} and {y.shape}')
   if equal and x.shape[0] != y.shape[0]:
-    raise Refusal(f'x and y must have as many rows as each other, but they have {x.shape[0]} and {y.shape[0]}')
+    raise Refusal(f'{a} and {b} must have as many rows as each other, but they have {x.shape[0]} and {y.shape[0]}')
 
 
 def check_views(z: Array, *, at_least: int = 2, exactly: int | None = None, name: str = 'z'):

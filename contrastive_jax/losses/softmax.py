@@ -7,7 +7,7 @@ from contrastive_jax.losses.inputs import Ids, Mask, Temperature, check_entries,
 from contrastive_jax.similarity import Fold, Similarity, crosses, logsumexp, positive, total
 from contrastive_jax.types import Refusal
 
-__all__ = ['info_nce', 'info_nce_both', 'symmetric_info_nce']
+__all__ = ['info_nce', 'info_nce_both', 'queue_nce', 'symmetric_info_nce']
 
 
 def sides(x, y, x_id, y_id, x_mask, y_mask, fold):
@@ -134,6 +134,48 @@ def info_nce_both(
   """
   of_x, of_y = _both(x, y, temperature, x_id, y_id, x_mask, y_mask, fold, precision, 2)
   return of_x, of_y
+
+
+def queue_nce(
+  x: Float[Array, 'b d'],
+  y: Float[Array, 'b d'],
+  queue: Float[Array, 'q d'],
+  *,
+  temperature: Temperature = 0.2,
+  include_positive: bool = True,
+  fold: Fold | str = 'auto',
+  precision: str | None = None,
+) -> Float[Array, ' b']:
+  r"""InfoNCE against a queue of earlier keys, the loss of MoCo: the batch's other keys are no negatives.
+
+  .. math:: \ell_i = -\frac{x_i^\top y_i}{\tau}
+            + \log \Big( e^{x_i^\top y_i / \tau} + \sum_{j=1}^{Q} e^{x_i^\top q_j / \tau} \Big)
+
+  Args:
+    x: queries `[B, D]`, unit norm.
+    y: keys `[B, D]`, unit norm; y[i] is the positive of x[i].
+    queue: negatives `[Q, D]`, unit norm. Stop the gradient of keys and queue yourself where they are a teacher's.
+    temperature: divides similarities; a scalar.
+    include_positive: without, the positive is left out of the denominator (decoupled contrastive loss).
+    fold: as in `info_nce`.
+    precision: as in `info_nce`.
+
+  Returns:
+    One value per query, `[B]`.
+
+  Raises:
+    ValueError: as in `info_nce`.
+
+  Source: He et al., 2020, eq. 1; without the positive: Yeh et al., 2022.
+  """
+  check_sides(x, y, equal=True)
+  check_sides(x, queue, names=('x', 'queue'))
+  check_temperature(temperature)
+  x, y, queue = wide(x), wide(y), wide(queue)
+  x = x / jnp.asarray(temperature, x.dtype)
+  (lse,), _ = Similarity({'z': x}, {'z': queue}, fold=fold, precision=precision).reduce([logsumexp()])
+  positive_logit = (x * y).sum(-1)
+  return (jnp.logaddexp(lse, positive_logit) if include_positive else lse) - positive_logit
 
 
 def symmetric_info_nce(

@@ -1,4 +1,4 @@
-"""Alignment and uniformity: two statistics of unit vectors, scalars both."""
+"""Alignment and uniformity: statistics of unit vectors, alone and as objectives."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -7,7 +7,7 @@ from contrastive_jax.losses import inputs
 from contrastive_jax.similarity import Fold, Similarity, crosses, logsumexp
 from contrastive_jax.types import Refusal
 
-__all__ = ['align_uniform', 'alignment', 'uniformity']
+__all__ = ['align_uniform', 'alignment', 'normalized_mse', 'uniformity']
 
 
 def alignment(x: Float[Array, 'b d'], y: Float[Array, 'b d'], *, exponent: float = 2) -> Float[Array, '']:
@@ -35,6 +35,27 @@ def alignment(x: Float[Array, 'b d'], y: Float[Array, 'b d'], *, exponent: float
     return square.mean()
   some = square > 0  # a fractional power has no derivative at 0
   return jnp.where(some, jnp.where(some, square, 1) ** (exponent / 2), 0).mean()
+
+
+def normalized_mse(x: Float[Array, 'b d'], y: Float[Array, 'b d']) -> Float[Array, ' b']:
+  r"""Squared distance of each row to its partner, both scaled to unit norm, :math:`2 - 2 \cos(x_i, y_i)`.
+
+  The loss of BYOL and, up to a factor 1/2 and a constant, of SimSiam. Stop the gradient of the targets y yourself.
+
+  Args:
+    x: `[B, D]`, of any norm: predictions.
+    y: `[B, D]`, of any norm: targets.
+
+  Returns:
+    One value per pair, `[B]`, from 0 to 4.
+
+  Raises:
+    ValueError: shapes that differ.
+
+  Source: Grill et al., 2020, eq. 2; Chen and He, 2021, eq. 1.
+  """
+  inputs.check_sides(x, y, equal=True)
+  return 2 - 2 * (inputs.unit(inputs.wide(x)) * inputs.unit(inputs.wide(y))).sum(-1)
 
 
 def uniformity(

@@ -10,7 +10,7 @@ from contrastive_jax.types import Features, Metrics, Params, State
 
 
 class Info(NamedTuple):
-  """What a method may know of the run when its state is made."""
+  """What a method may know of its run: a factory whose signature names `info` gets it."""
 
   num_examples: int
   steps_per_epoch: int
@@ -35,8 +35,8 @@ class Method(NamedTuple):
   """A method, as `optax.GradientTransformation` is an optimiser. Never extended, only wrapped.
 
   Attributes:
-    init: `(key, batch, info) -> (params, state)`; `batch` holds example views of which only shapes matter. Batch
-      statistics live in `state['stats']`, a teacher in `state['teacher']`, arrays by sample in `state['per_sample']`.
+    init: `(key, batch) -> (params, state)`; `batch` holds example views of which only shapes matter. Batch statistics
+      live in `state['stats']`, a teacher in `state['teacher']`, arrays by sample in `state['per_sample']`.
     encode: `(params, state, batch, *, key, step, train) -> (features, state)`. Sees each example alone. Every leaf of
       `features` leads with the instance axis, `[B, V, D]` say. Randomness is drawn per example from `key` and `index`.
     loss: `(params, state, features, batch, *, key, step) -> Output`. Sees the global batch, without images and views.

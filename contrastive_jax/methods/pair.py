@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from contrastive_jax import losses
-from contrastive_jax.methods.base import Info, Method, Output, example_keys
+from contrastive_jax.methods import objective, towers
+from contrastive_jax.methods.base import Method, Output
 from contrastive_jax.models.encoder import Encoder
-from contrastive_jax.types import Refusal, nearest
+from contrastive_jax.types import Refusal
 
 # How a loss's positional arguments are read from the head's output, views g [V, B, D]. Those that are not a, b or h
 # are of unit norm.
@@ -24,8 +25,6 @@ _ARGUMENTS = {
 }
 GLOSSARY = {'positive_similarity': 'mean cosine of the first and the last view of an example, after the head'}
 
-_PER_BATCH = ('fold', 'precision', 'x_id', 'y_id', 'x_mask', 'y_mask')
-
 
 def _partition(key, instances: int, features: int):
   """Random sub-batches of twice as many instances as features; a remainder is left out."""
@@ -33,24 +32,9 @@ def _partition(key, instances: int, features: int):
   return jax.random.permutation(key, instances)[: instances // size * size].reshape(-1, size)
 
 
-def _objective(loss: str):
-  if loss not in losses.OBJECTIVES:
-    raise Refusal(f"unknown loss '{loss}' in config.method.loss{nearest(str(loss), losses.OBJECTIVES)}")
-  return getattr(losses, loss)
-
-
 def options(*, loss: str = 'nt_xent', **_) -> dict[str, inspect.Parameter]:
   """The hyper-parameters of a loss: config keys of `method` besides those of `make`."""
-  parameters = inspect.signature(_objective(loss)).parameters
-  return {k: p for k, p in parameters.items() if p.kind == p.KEYWORD_ONLY and k not in _PER_BATCH}
-
-
-def _checked(loss: str, hyper: dict) -> dict:
-  known = options(loss=loss)
-  for name in hyper:
-    if name not in known:
-      raise Refusal(f"loss '{loss}' has no hyper-parameter '{name}'{nearest(name, known)}")
-  return hyper
+  return objective.options(loss, losses.OBJECTIVES)
 
 
 def make(
@@ -71,46 +55,25 @@ def make(
   Raises:
     Refusal: an unknown loss; a hyper-parameter that it does not have or refuses.
   """
-  objective, hyper = _objective(loss), _checked(loss, hyper)
-  parameters = inspect.signature(objective).parameters
-  arguments = [p.name for p in parameters.values() if p.kind == p.POSITIONAL_OR_KEYWORD]
+  of_arrays = objective.bound(loss, losses.OBJECTIVES, hyper, fold=fold, precision=precision)
+  arguments = objective.arguments(loss)
   sides = sum(name in ('x', 'y', 'a', 'b') for name in arguments)
-  if 'fold' in parameters:
-    hyper = hyper | dict(fold=fold, precision=precision)
+  tower = towers.stack(encoder=encoder, head=head)
 
-  def init(key, batch, info: Info):
-    of_encoder, of_head = jax.random.split(key)
-    view = batch['view_0']
-    params, stats = encoder.init(of_encoder, view)
-    hidden, _ = jax.eval_shape(lambda p, s, x: encoder.apply(p, s, x), params, stats, view)
-    head_params, head_stats = head.init(of_head, jnp.zeros(hidden.shape, hidden.dtype))
-    return {'encoder': params, 'head': head_params}, {'stats': {'encoder': stats, 'head': head_stats}}
-
-  def towers(params, state, x, keys, train):
-    stats = dict(state['stats'])
-    h, stats['encoder'] = encoder.apply(params['encoder'], stats['encoder'], x, keys=keys, train=train)
-    g, stats['head'] = head.apply(params['head'], stats['head'], h, keys=keys, train=train)
-    return h, g, {**state, 'stats': stats}
+  def init(key, batch):
+    params, stats = tower.init(key, batch['view_0'])
+    return params, {'stats': stats}
 
   def encode(params, state, batch, *, key, step, train):
-    num_views = sum(name.startswith('view_') for name in batch)
-    # Instance-major, so that a batch split over devices stays split where views are laid side by side.
-    views = jnp.stack([batch[f'view_{v}'] for v in range(num_views)], axis=1)
-    keys = example_keys(key, batch['index'])
-    keys = jax.vmap(lambda k: jax.random.split(k, num_views))(keys).reshape(-1)
-    _, g, state = towers(params, state, views.reshape(-1, *views.shape[2:]), keys, train)
-    return {'g': g.reshape(*views.shape[:2], -1)}, state
+    (_, g), stats = towers.of_views(tower, params, state['stats'], batch, key=key, train=train)
+    return {'g': g}, {**state, 'stats': stats}
 
   def objective_of_batch(params, state, features, batch, *, key, step):
     g = jnp.swapaxes(features['g'], 0, 1)
     if len(g) < sides:
       raise Refusal(f"loss '{loss}' takes {sides} views, but config.data.num_views={len(g)}")
-    values = objective(*(_ARGUMENTS[name](g, batch, key) for name in arguments), **hyper)
+    values = of_arrays(*(_ARGUMENTS[name](g, batch, key) for name in arguments), **hyper)
     similarity = (losses.unit(g[0]) * losses.unit(g[-1])).sum(-1).mean()
     return Output(values.mean(), state, {'positive_similarity': similarity})
 
-  def embed(params, state, batch):
-    h, g, _ = towers(params, state, batch['view_0'], None, False)
-    return {'features': h, 'projection': losses.unit(g)}
-
-  return Method(init, encode, objective_of_batch, embed, per_example=encoder.per_example and head.per_example)
+  return Method(init, encode, objective_of_batch, towers.embedding(tower), per_example=tower.per_example)

@@ -194,6 +194,8 @@ def test_statistics_of_another_number_of_channels_are_refused():
     ('simclr', dict(flip=1.5)),
     ('simclr', dict(image_size=0)),
     ('simclr', dict(blur=-0.1)),
+    ('simclr', dict(strength=-1.0)),
+    ('digits', dict(noise=-0.1)),
     ('weak', dict(shift=-1.0)),
     ('digits', dict(zoom=(1.2, 0.8))),
     ('digits', dict(erase=2.0)),

@@ -85,7 +85,8 @@ def test_an_override_is_read_as_the_type_that_the_signature_names(key, text, val
     # Sections and values.
     ({'method': 'pair'}, "'config.method' is a section: set one of its keys, config.method.KEY=VALUE"),
     ({'data__source': 'digits'}, "'config.data.source' is a section"),
-    ({'evals__knn': 'None'}, "'config.evals' is no section whose keys can be set one by one"),
+    ({'evals__knn': '5'}, "config.evals.knn must be True or False, or one of its keys be set, but it is '5'"),
+    ({'evals__knnn': 'True'}, "unknown name 'knnn' in config.evals; did you mean 'knn'?"),
     ({'seed__x': '1'}, "'config.seed' is no section"),
     ({'method__temperature__x': '1'}, "'config.method.temperature' is no section"),
     # Names.
@@ -137,6 +138,13 @@ def test_a_config_that_means_nothing_is_refused_with_what_would(overrides, messa
     load(**overrides)
   assert message in str(refusal.value)
   assert '\n' not in str(refusal.value)
+
+
+def test_evaluators_are_added_and_left_out_by_flag():
+  digits = f'{ROOT}/configs/ssl/simclr.py'
+  found = resolve.load(digits, {'evals.health': 'True', 'evals.linear': 'False'})
+  assert 'health' in found.evals and 'linear' not in found.evals and 'knn' in found.evals
+  assert resolve.load(digits, {'evals.health': 'True', 'evals.health.bins': '7'}).evals.health.bins == 7
 
 
 def test_one_strength_of_the_linear_probe_is_written_as_a_tuple():

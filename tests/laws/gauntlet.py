@@ -69,6 +69,7 @@ def _positional(name: str, size: int, other: int, views: int, random) -> dict[st
       'z': lambda: unit_rows(random, views, size, 5),
       'x': lambda: unit_rows(random, size, 5),
       'y': lambda: unit_rows(random, other, 5),
+      'queue': lambda: unit_rows(random, other, 5),
       'labels': lambda: random.integers(-1, 4, size).astype(np.int32),
     }
     assert key in makers, f'the laws cannot make the parameter {key} of losses.{name}'

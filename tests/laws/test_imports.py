@@ -17,8 +17,9 @@ LAYERS: dict[str, set[str]] = {
   'types': set(),
   'similarity': {'types'},
   'losses': {'types', 'similarity'},
+  'memory': {'types'},
   'models': {'types'},
-  'methods': {'types', 'similarity', 'losses', 'models'},
+  'methods': {'types', 'similarity', 'losses', 'memory', 'models'},
   'data': {'types'},
   'evals': {'types', 'similarity', 'losses'},
 }
@@ -35,7 +36,7 @@ COLLECTIVES = (
 )
 # fmt: on
 DEVICE_NAMES = {'shard_map', 'PartitionSpec', 'jax.P', 'jax.pmap', *(f'jax.lax.{name}' for name in COLLECTIVES)}
-LOSSES_MAY_USE = {'inspect', 'jax', 'jaxtyping', 'typing'} | {
+LOSSES_MAY_USE = {'inspect', 'jax', 'jaxtyping', 'numpy', 'typing'} | {
   'collections',
   'functools',
   'itertools',

@@ -13,11 +13,11 @@ import optax
 import pytest
 import tiny
 
+from contrastive_jax.engine import resolve
 from contrastive_jax.engine.checkpoint import Checkpoints
 from contrastive_jax.types import Refusal
 
 STEPS = 20
-FLOAT64 = dict(encoder__dtype='float64', head__dtype='float64', train__steps=str(STEPS), schedule__learning_rate='0.01')
 FOLDS = ('ring', 'chunked')
 # The fold that a config meets by default takes turns, so that every fold is met by some configs.
 TURN = {name: FOLDS[i % len(FOLDS)] for i, name in enumerate([*tiny.USUAL, *tiny.UNUSUAL])}
@@ -29,6 +29,13 @@ every_config = pytest.mark.parametrize(
   'name', [*tiny.USUAL, *(pytest.param(name, marks=pytest.mark.slow) for name in tiny.UNUSUAL)]
 )
 every_fold = pytest.mark.parametrize(('name', 'fold'), TURNS + OTHERS)
+
+
+def float64(name: str) -> dict[str, str]:
+  """All networks in float64, and a rate at which they learn in few steps."""
+  networks = [network for network in resolve.NETWORKS if network in tiny.config(name)]
+  steps = dict(train__steps=str(STEPS), schedule__learning_rate='0.01')
+  return steps | {f'{network}__dtype': 'float64' for network in networks}
 
 
 def stochastic(name: str) -> dict[str, str]:
@@ -50,7 +57,7 @@ def trained(of, count: int, state=None, start: int = 0):
 def reference(name: str):
   """Twenty steps in float64 on one device."""
   with tiny.float64():
-    state, losses = trained(tiny.run(name, **FLOAT64), STEPS)
+    state, losses = trained(tiny.run(name, **float64(name)), STEPS)
     return jax.tree.map(np.asarray, state), losses
 
 
@@ -84,7 +91,7 @@ def assert_equal(got: tuple, want: tuple):
 def test_one_device_equals_eight_in_float64_over_twenty_steps(name, fold):
   want, losses = reference(name)
   with tiny.float64():
-    of = tiny.run(name, devices=8, method__fold=fold, **FLOAT64)
+    of = tiny.run(name, devices=8, method__fold=fold, **float64(name))
     fresh = tiny.fresh(of)
     kinds = tiny.kinds(fresh)
     state, found = trained(of, STEPS, fresh)
@@ -106,7 +113,7 @@ def test_the_loss_falls(name):
 @every_config
 def test_saving_restoring_and_going_on_equals_going_on_bit_for_bit(name, tmp_path):
   with tiny.float64():
-    of = tiny.run(name, devices=8, method__fold=TURN[name], **FLOAT64)
+    of = tiny.run(name, devices=8, method__fold=TURN[name], **float64(name))
     state, _ = trained(of, 3)
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(3, state)
@@ -141,8 +148,8 @@ def test_cached_equals_plain_in_value_and_gradient(name, fold, devices):
 
 def test_training_with_microbatches_equals_training_without():
   with tiny.float64():
-    whole, losses = trained(tiny.run('ssl/simclr', **FLOAT64), 5)
-    pieces, found = trained(tiny.run('ssl/simclr', train__microbatch='8', **FLOAT64), 5)
+    whole, losses = trained(tiny.run('ssl/simclr', **float64('ssl/simclr')), 5)
+    pieces, found = trained(tiny.run('ssl/simclr', train__microbatch='8', **float64('ssl/simclr')), 5)
   assert tiny.distance(pieces, whole) < 1e-9
   np.testing.assert_allclose(found, losses, rtol=1e-9)
 

@@ -45,6 +45,15 @@ def nt_xent(z, temperature):
   return _grid(values, z)
 
 
+def queue_nce(x, y, queue, temperature, include_positive=True):
+  values = []
+  for i in range(len(x)):
+    own = np.sum(x[i] * y[i]) / temperature
+    logits = [np.sum(x[i] * queue[j]) / temperature for j in range(len(queue))]
+    values.append(_log_sum(logits + [own] * include_positive) - own)
+  return np.stack(values)
+
+
 def sup_con(z, temperature, labels):
   s, values = _similarities(z), []
   for v, i in _anchors(z):

@@ -104,6 +104,9 @@ def two_sided(b, m) -> dict[str, Case]:
     cases['sigmoid per anchor, ids'] = Case('sigmoid', each | dict(bias=-2.0), ids)
   if b == m:
     cases |= {k: Case(k, learnable[k], {}) for k in names} | kernels(x, y)
+    with_queue = dict(x=x, y=y, queue=unit_rows(9, 5, seed=2), temperature=0.3)
+    cases['queue_nce'] = Case('queue_nce', with_queue, {})
+    cases['queue_nce, decoupled'] = Case('queue_nce', with_queue, dict(include_positive=False))
     cases['alignment'] = Case('alignment', dict(x=x, y=y), {})
     cases['alignment of exponent 1'] = Case('alignment', dict(x=x, y=y), dict(exponent=1))
     cases['uniformity'] = Case('uniformity', dict(x=x, t=2.0), {})

@@ -1,0 +1,112 @@
+"""`siamese`: a predictor tells one view's target from another view. BYOL, SimSiam and MoCo v3 are its configs."""
+
+import inspect
+import itertools
+
+import jax
+import jax.numpy as jnp
+
+from contrastive_jax import losses
+from contrastive_jax.memory import ema
+from contrastive_jax.methods import objective, towers
+from contrastive_jax.methods.base import Info, Method, Output
+from contrastive_jax.models.encoder import Encoder
+from contrastive_jax.types import Refusal
+
+GLOSSARY = {
+  'positive_similarity': 'mean cosine between predictions and the targets of other views of the same example',
+  'target_spread': 'standard deviation of the unit-norm targets over a batch, times the root of their width: near 1 '
+  'where they spread, 0 where they have collapsed',
+}
+_LOSSES = tuple(name for name in losses.OBJECTIVES if objective.arguments(name) == ['x', 'y'])
+
+
+def options(*, loss: str = 'normalized_mse', **_) -> dict[str, inspect.Parameter]:
+  """The hyper-parameters of a loss: config keys of `method` besides those of `make`."""
+  return objective.options(loss, _LOSSES)
+
+
+def make(
+  encoder: Encoder,
+  head: Encoder,
+  predictor: Encoder,
+  info: Info,
+  *,
+  loss: str = 'normalized_mse',
+  momentum: float | None = 0.996,
+  scale: float = 2.0,
+  fold='auto',
+  precision: str | None = None,
+  **hyper,
+) -> Method:
+  r"""A student with a predictor, and targets that get no gradient: a teacher's projections, or the student's own.
+
+  .. math:: \mathcal{L} = \frac{c}{V(V-1)} \sum_{v \ne w} \mathrm{mean} \; \ell \big( p_v, \mathrm{stop}(k_w) \big)
+
+  With p the student's predictions and k the projections of the teacher, an exponential moving average of the student's
+  encoder and head. BYOL: the defaults. MoCo v3: loss='info_nce', scale = 4 temperature. SimSiam: momentum=None,
+  scale=0.5.
+
+  Args:
+    encoder: backbone; the student's is what evaluators probe.
+    head: projection head.
+    predictor: of the student alone; its output is as wide as the head's.
+    info: of the run: the momentum rises to 1 over its steps.
+    loss: of two sides, x the predictions and y the targets, both of unit norm.
+    momentum: of the teacher at the first step; rises to 1 along half a cosine. None: no teacher.
+    scale: c; 2 is the sum over both orders of two views.
+    fold: as of `pair`.
+    precision: as of `pair`.
+    **hyper: the loss's hyper-parameters.
+
+  Raises:
+    Refusal: a loss that is not of two sides; a hyper-parameter that it does not have; a momentum outside [0, 1]; fewer
+      than two views; a predictor of another width than the head.
+
+  Source: Grill et al., 2020; Chen and He, 2021; Chen, Xie and He, 2021.
+  """
+  of_sides = objective.bound(loss, _LOSSES, hyper, fold=fold, precision=precision)
+  if momentum is not None:
+    ema.check_momentum(momentum)
+  student = towers.stack(encoder=encoder, head=head, predictor=predictor)
+  teacher = towers.stack(encoder=encoder, head=head)
+
+  def init(key, batch):
+    params, stats = student.init(key, batch['view_0'])
+    state = {'stats': stats}
+    if momentum is not None:
+      state['teacher'] = towers.teacher_of(teacher, params, stats)
+    return params, state
+
+  def encode(params, state, batch, *, key, step, train):
+    (_, g, p), stats = towers.of_views(student, params, state['stats'], batch, key=key, train=train)
+    state = {**state, 'stats': stats}
+    if momentum is not None:
+      (_, g), state['teacher'] = towers.taught(teacher, state['teacher'], batch, key=key, train=train)
+    return {'prediction': p, 'target': jax.lax.stop_gradient(g)}, state
+
+  def objective_of_batch(params, state, features, batch, *, key, step):
+    p, k = (jnp.swapaxes(losses.unit(features[name]), 0, 1) for name in ('prediction', 'target'))
+    if len(p) < 2:
+      raise Refusal(f"method 'siamese' compares views, but config.data.num_views={len(p)}")
+    if p.shape != k.shape:
+      raise Refusal(f'the predictor must be as wide as the head ({k.shape[2]}), but it is {p.shape[2]} wide')
+    k = jax.lax.stop_gradient(k)
+    pairs = list(itertools.permutations(range(len(p)), 2))
+    values = jnp.stack([of_sides(p[v], k[w]).mean() for v, w in pairs])
+    metrics = {
+      'positive_similarity': jnp.stack([(p[v] * k[w]).sum(-1).mean() for v, w in pairs]).mean(),
+      'target_spread': k.std(1).mean() * k.shape[2] ** 0.5,
+    }
+    return Output(scale * values.mean(), state, metrics)
+
+  def update(params, state, *, step):
+    if momentum is None:
+      return params, state
+    m = ema.cosine_momentum(momentum, step, info.total_steps)
+    followed = ema.follow(state['teacher']['params'], params, m)
+    return params, {**state, 'teacher': {**state['teacher'], 'params': followed}}
+
+  return Method(
+    init, encode, objective_of_batch, towers.embedding(student), update=update, per_example=student.per_example
+  )

@@ -1,0 +1,91 @@
+"""Networks one after another, as one; and a batch's views through them."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from contrastive_jax import losses
+from contrastive_jax.methods.base import example_keys
+from contrastive_jax.models.encoder import Encoder
+from contrastive_jax.types import Array, Batch, Params, Refusal, State
+
+
+class Tower(NamedTuple):
+  """Networks one after another; parameters and batch statistics are dicts by the networks' names.
+
+  Attributes:
+    names: of the networks.
+    init: `(key, x) -> (params, stats)`, as of `Encoder`.
+    apply: `(params, stats, x, *, keys, train) -> (outputs, stats)`; one output `[n, d]` of each network, in order.
+    per_example: whether all of them see each example alone.
+  """
+
+  names: tuple[str, ...]
+  init: Callable[..., tuple[Params, State]]
+  apply: Callable[..., tuple[tuple[Array, ...], State]]
+  per_example: bool
+
+
+def stack(**networks: Encoder) -> Tower:
+  """The tower of these networks, each fed with the output of the one before."""
+
+  def init(key, x):
+    params, stats = {}, {}
+    for (name, network), own in zip(networks.items(), jax.random.split(key, len(networks)), strict=True):
+      params[name], stats[name] = network.init(own, x)
+      out, _ = jax.eval_shape(network.apply, params[name], stats[name], x)
+      x = jnp.zeros(out.shape, out.dtype)
+    return params, stats
+
+  def apply(params, stats, x, *, keys=None, train=False):
+    outputs, stats = [], dict(stats)
+    for name, network in networks.items():
+      x, stats[name] = network.apply(params[name], stats[name], x, keys=keys, train=train)
+      outputs.append(x)
+    return tuple(outputs), stats
+
+  return Tower(tuple(networks), init, apply, per_example=all(network.per_example for network in networks.values()))
+
+
+def of_views(
+  tower: Tower, params: Params, stats: State, batch: Batch, *, key, train: bool, views: tuple[int, ...] | None = None
+):
+  """Every view (or these) of every example through a tower: outputs `[B, V, d]`, and the statistics.
+
+  Views are laid side by side instance-major, so that a batch split over devices stays split. Random numbers are drawn
+  for each view from `key` and the row of the data set.
+
+  Raises:
+    Refusal: fewer views than asked for.
+  """
+  there = sum(name.startswith('view_') for name in batch)
+  views = tuple(range(there)) if views is None else views
+  if max(views) >= there:
+    raise Refusal(f'the method compares {max(views) + 1} views of an example, but config.data.num_views={there}')
+  x = jnp.stack([batch[f'view_{v}'] for v in views], axis=1)
+  keys = jax.vmap(lambda k: jax.random.split(k, len(views)))(example_keys(key, batch['index'])).reshape(-1)
+  outputs, stats = tower.apply(params, stats, x.reshape(-1, *x.shape[2:]), keys=keys, train=train)
+  return tuple(out.reshape(*x.shape[:2], -1) for out in outputs), stats
+
+
+def embedding(tower: Tower) -> Callable[..., dict[str, Array]]:
+  """`Method.embed` of a tower whose first network is the encoder and whose second is the head."""
+
+  def embed(params, state, batch):
+    (h, g, *_), _ = tower.apply(params, state['stats'], batch['view_0'])
+    return {'features': h, 'projection': losses.unit(g)}
+
+  return embed
+
+
+def teacher_of(tower: Tower, params: Params, stats: State) -> State:
+  """The state of a teacher that starts as a copy of its student, which may have further networks."""
+  return {'params': {name: params[name] for name in tower.names}, 'stats': {name: stats[name] for name in tower.names}}
+
+
+def taught(tower: Tower, teacher: State, batch: Batch, *, key, train: bool, views: tuple[int, ...] | None = None):
+  """`of_views` of a teacher, and its state with new statistics; nothing gets a gradient."""
+  outputs, stats = of_views(tower, teacher['params'], teacher['stats'], batch, key=key, train=train, views=views)
+  return jax.lax.stop_gradient(outputs), {**teacher, 'stats': stats}
