@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from contrastive_jax.similarity import Fold, Similarity, dot, logsumexp, total
@@ -37,7 +36,7 @@ def mean(values: Float[Array, '...'], where: Bool[Array, '...'] | None = None) -
 
 
 def _check_array(name: str, x, kind, needed: str):
-  if not isinstance(x, jax.Array | np.ndarray):
+  if not hasattr(x, 'dtype'):
     raise Refusal(f'{name} must be an array, but it is a {type(x).__name__}')
   if not jnp.issubdtype(x.dtype, kind):
     raise Refusal(f'{name} must be {needed}, but it is {x.dtype}')
@@ -47,6 +46,12 @@ def check_floats(**arrays: Array):
   """Refuses what is not a floating-point array, by its name."""
   for name, x in arrays.items():
     _check_array(name, x, jnp.floating, 'floating-point')
+
+
+def check_integers(**arrays: Array):
+  """Refuses what is not an array of integers, by its name."""
+  for name, x in arrays.items():
+    _check_array(name, x, jnp.integer, 'integers')
 
 
 def check_entries(count: int, **entries: Array | None):

@@ -6,7 +6,6 @@ caller's own `shard_map` or `pmap` they would be those of one device, which chan
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import get_abstract_mesh
 from jaxtyping import Array, Float, Int
 
@@ -160,8 +159,7 @@ def mmcr(z: Float[Array, 'v b d'], *, weight: float | Float[Array, ''] = 0.0) ->
 
 
 def _check_partition(partition, h):
-  if not isinstance(partition, jax.Array | np.ndarray) or not jnp.issubdtype(partition.dtype, jnp.integer):
-    raise Refusal(f'partition must be an array of integers [P, W], but it is {getattr(partition, "dtype", partition)}')
+  inputs.check_integers(partition=partition)
   if partition.ndim != 2 or partition.shape[1] <= h.shape[2]:
     raise Refusal(
       f'partition must be [P, W] with W > D, as the covariance of {h.shape[2]} features needs more instances, but it '

@@ -36,7 +36,7 @@ COLLECTIVES = (
 )
 # fmt: on
 DEVICE_NAMES = {'shard_map', 'PartitionSpec', 'jax.P', 'jax.pmap', *(f'jax.lax.{name}' for name in COLLECTIVES)}
-LOSSES_MAY_USE = {'inspect', 'jax', 'jaxtyping', 'numpy', 'typing'} | {
+LOSSES_MAY_USE = {'inspect', 'jax', 'jaxtyping', 'typing'} | {
   'collections',
   'functools',
   'itertools',

@@ -150,7 +150,7 @@ def test_w_mse_of_equal_views_is_zero_and_ignores_lower_triangular_maps():
     (lambda: losses.vicreg(jnp.ones((1, 3)), jnp.ones((1, 3))), 'B >= 2'),
     (lambda: losses.mmcr(jnp.ones((1, 4, 3))), 'V >= 2 views are needed'),
     (lambda: losses.w_mse(jnp.ones((2, 8, 6)), PARTITION[:, :6]), r'\[P, W\] with W > D.* 6 features'),
-    (lambda: losses.w_mse(jnp.ones((2, 24, 6)), PARTITION * 1.0), r'integers \[P, W\], but it is float'),
+    (lambda: losses.w_mse(jnp.ones((2, 24, 6)), PARTITION * 1.0), 'partition must be integers, but it is float'),
     (lambda: losses.w_mse(jnp.ones((2, 20, 6)), PARTITION), r'instances 0 to 19, but it holds 0 to 23'),
     (lambda: losses.w_mse(jnp.ones((2, 24, 6)), PARTITION, distance='cosin'), "did you mean 'cosine'"),
   ],
