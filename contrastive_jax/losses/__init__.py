@@ -12,19 +12,45 @@ in `pmap` take `lax.pmean(grad(local mean), axis)`.
 
 import inspect
 
-from contrastive_jax.losses import hardness, kernels, lifts, multiview, polyview, redundancy, softmax
+from contrastive_jax.losses import (
+  attraction,
+  gap,
+  global_clip,
+  global_contrastive,
+  hardness,
+  kernels,
+  lifts,
+  margins,
+  mixup,
+  multiview,
+  per_sample,
+  polyview,
+  proxies,
+  redundancy,
+  softmax,
+)
 from contrastive_jax.losses import sigmoid as _sigmoid
+from contrastive_jax.losses import symile as _symile
 from contrastive_jax.losses import uniformity as _uniformity
+from contrastive_jax.losses.attraction import *  # noqa: F403
+from contrastive_jax.losses.gap import *  # noqa: F403
+from contrastive_jax.losses.global_clip import *  # noqa: F403
+from contrastive_jax.losses.global_contrastive import *  # noqa: F403
 from contrastive_jax.losses.hardness import *  # noqa: F403
 from contrastive_jax.losses.health import Health, health
 from contrastive_jax.losses.inputs import mean, unit
 from contrastive_jax.losses.kernels import *  # noqa: F403
 from contrastive_jax.losses.lifts import *  # noqa: F403
+from contrastive_jax.losses.margins import *  # noqa: F403
+from contrastive_jax.losses.mixup import *  # noqa: F403
 from contrastive_jax.losses.multiview import *  # noqa: F403
+from contrastive_jax.losses.per_sample import Running, inner_rate, running
 from contrastive_jax.losses.polyview import *  # noqa: F403
+from contrastive_jax.losses.proxies import *  # noqa: F403
 from contrastive_jax.losses.redundancy import *  # noqa: F403
 from contrastive_jax.losses.sigmoid import *  # noqa: F403
 from contrastive_jax.losses.softmax import *  # noqa: F403
+from contrastive_jax.losses.symile import *  # noqa: F403
 from contrastive_jax.losses.uniformity import *  # noqa: F403
 from contrastive_jax.similarity import Chunked as chunked
 from contrastive_jax.similarity import Dense as dense
@@ -32,14 +58,47 @@ from contrastive_jax.similarity import Local as local
 from contrastive_jax.similarity import Ring as ring
 
 # A module's own `__all__` says which losses it offers: a new one is written there and nowhere else.
-_MODULES = (hardness, kernels, multiview, polyview, redundancy, softmax, _sigmoid, _uniformity)
+_MODULES = (
+  global_clip,
+  global_contrastive,
+  hardness,
+  kernels,
+  margins,
+  multiview,
+  polyview,
+  proxies,
+  redundancy,
+  softmax,
+  _sigmoid,
+  _uniformity,
+)
 _LOSSES = sorted({name for module in _MODULES for name in module.__all__})
 
 # Losses of pairs, which have a fold: the law tests run each through the gauntlet.
 PAIRWISE = tuple(name for name in _LOSSES if 'fold' in inspect.signature(globals()[name]).parameters)
 
+# What remembers every example: these take and return their rows.
+STATEFUL = tuple(name for name in _LOSSES if 'state' in inspect.signature(globals()[name]).parameters)
+
+# What compares rows with learnable vectors of classes, which a method of them has to hold.
+PROXIED = tuple(name for name in _LOSSES if 'proxies' in inspect.signature(globals()[name]).parameters)
+
 # What a config of `pair` can name: not the statistics of rows that are their parts, nor what returns two values.
-OBJECTIVES = tuple(name for name in _LOSSES if name not in ('alignment', 'info_nce_both', 'uniformity'))
+OBJECTIVES = tuple(
+  name for name in _LOSSES if name not in ('alignment', 'info_nce_both', 'uniformity', *STATEFUL, *PROXIED)
+)
 
 # `health` has a fold but is no loss.
-__all__ = [*_LOSSES, *lifts.__all__, 'Health', 'chunked', 'dense', 'health', 'local', 'mean', 'ring', 'unit']
+__all__ = [
+  *_LOSSES,
+  *lifts.__all__,
+  *per_sample.__all__,
+  'Health',
+  'chunked',
+  'dense',
+  'health',
+  'local',
+  'mean',
+  'ring',
+  'unit',
+]

@@ -1,7 +1,7 @@
 """Inputs for any pairwise loss, made from its signature, and the scalars whose gradients the laws compare.
 
 A loss added to `losses.PAIRWISE` is covered without writing a test: its positional parameters must be named z, labels,
-x or y, and its options are found by name, annotation and default.
+x, y, queue, proxies or state, and its options are found by name, annotation and default.
 """
 
 import functools
@@ -37,7 +37,29 @@ class Case(NamedTuple):
 
   def call(self, learnable: Mapping, fixed: Mapping, **keywords):
     """The loss's values."""
-    return getattr(losses, self.name)(**learnable, **fixed, **self.options, **keywords)
+    return getattr(losses, self.name)(**_with_state({**learnable, **fixed}), **self.options, **keywords)
+
+
+def _with_state(arrays: Mapping) -> dict:
+  """The arrays, those named 'state SIDE FIELD' as one argument: the rows of one side, or of two."""
+  sides: dict[str, dict] = {}
+  for key, value in arrays.items():
+    if key.startswith('state '):
+      _, side, field = key.split()
+      sides.setdefault(side, {})[field] = value
+  rows = [losses.Running(**sides[side]) for side in sorted(sides)]
+  state = {'state': rows[0] if len(rows) == 1 else tuple(rows)} if rows else {}
+  return {k: v for k, v in arrays.items() if not k.startswith('state ')} | state
+
+
+def _state(sides: int, size: int, random) -> dict[str, np.ndarray]:
+  """Rows of which some were visited, as arrays named 'state SIDE FIELD'."""
+  made = {}
+  for side in range(sides):
+    rows = losses.Running(*random.uniform(0.2, 0.5, (5, size)).astype(np.float32))
+    rows = rows._replace(visited=random.random(size) < 0.7)
+    made |= {f'state {side} {field}': value for field, value in rows._asdict().items()}
+  return made
 
 
 def parameters(name: str) -> Mapping[str, inspect.Parameter]:
@@ -65,11 +87,15 @@ def _positional(name: str, size: int, other: int, views: int, random) -> dict[st
   for key, parameter in parameters(name).items():
     if parameter.default is not inspect.Parameter.empty:
       continue
+    if key == 'state':
+      made |= _state(1 if 'z' in made else 2, size, random)
+      continue
     makers = {
       'z': lambda: unit_rows(random, views, size, 5),
       'x': lambda: unit_rows(random, size, 5),
       'y': lambda: unit_rows(random, other, 5),
       'queue': lambda: unit_rows(random, other, 5),
+      'proxies': lambda: unit_rows(random, size, 5),
       'labels': lambda: random.integers(-1, 4, size).astype(np.int32),
     }
     assert key in makers, f'the laws cannot make the parameter {key} of losses.{name}'
@@ -101,7 +127,7 @@ def case(name: str, variant: str, size: int = 16) -> Case | None:
   arrays = next((a for a in tries if accepts(name, **a, **options)), None)
   if arrays is None:
     return None
-  learnable = {k: v for k, v in arrays.items() if v.dtype == np.float32}
+  learnable = {k: v for k, v in arrays.items() if v.dtype == np.float32 and not k.startswith('state ')}
   fixed = {k: v for k, v in arrays.items() if k not in learnable}
   if rich:
     sides = {'x': arrays.get('x'), 'y': arrays.get('y')}
