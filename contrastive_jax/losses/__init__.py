@@ -59,6 +59,8 @@ from contrastive_jax.similarity import Ring as ring
 
 # A module's own `__all__` says which losses it offers: a new one is written there and nowhere else.
 _MODULES = (
+  attraction,
+  gap,
   global_clip,
   global_contrastive,
   hardness,
@@ -83,16 +85,18 @@ STATEFUL = tuple(name for name in _LOSSES if 'state' in inspect.signature(global
 # What compares rows with learnable vectors of classes, which a method of them has to hold.
 PROXIED = tuple(name for name in _LOSSES if 'proxies' in inspect.signature(globals()[name]).parameters)
 
-# What a config of `pair` can name: not the statistics of rows that are their parts, nor what returns two values.
-OBJECTIVES = tuple(
-  name for name in _LOSSES if name not in ('alignment', 'info_nce_both', 'uniformity', *STATEFUL, *PROXIED)
-)
+# What a config of `pair` can name: not the statistics of rows that are their parts, nor what returns two values, nor
+# what meets one teacher's view with the views of all others.
+_PARTS = ('alignment', 'cacr_momentum', 'cross_uniformity', 'info_nce_both', 'uniformity')
+OBJECTIVES = tuple(name for name in _LOSSES if name not in (*_PARTS, *STATEFUL, *PROXIED))
 
-# `health` has a fold but is no loss.
+# `health` has a fold but is no loss. Symile takes a sequence of modalities and SupReMix a key, which no law can make.
 __all__ = [
   *_LOSSES,
   *lifts.__all__,
+  *mixup.__all__,
   *per_sample.__all__,
+  *_symile.__all__,
   'Health',
   'chunked',
   'dense',

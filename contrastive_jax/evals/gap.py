@@ -1,0 +1,78 @@
+"""Modality gap: how far apart the embeddings of two modalities, or of the two towers of one, have come to lie."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from contrastive_jax import losses
+from contrastive_jax.evals import evaluator
+from contrastive_jax.types import Refusal
+
+GLOSSARY = {
+  'gap/centroid_distance': 'distance between the mean embeddings of the two modalities; 0 is no gap',
+  'gap/separability': 'held-out accuracy of a linear classifier that tells the modalities apart; 0.5 is overlap',
+  'gap/alignment': 'mean squared distance between the embeddings of a pair; 0 is perfect',
+  'gap/uniformity': 'log mean exp(-2 |x - y|^2) over rows of one modality, mean of both; lower is more uniform',
+  'gap/cross_uniformity': 'log mean exp(-2 |x - y|^2) over rows of the two modalities that are no pair',
+}
+
+_STATISTICS: dict[str, Callable] = {
+  'alignment': jax.jit(losses.alignment),
+  'uniformity': jax.jit(lambda x, y: (losses.uniformity(x) + losses.uniformity(y)) / 2),
+  'cross_uniformity': jax.jit(losses.cross_uniformity),
+}
+
+
+def separability(x: Float[np.ndarray, 'n d'], y: Float[np.ndarray, 'n d'], *, seed: int = 0) -> float:
+  """Accuracy of telling rows of x from rows of y, by a linear classifier on the fifth of the pairs that is held out.
+
+  Logistic regression on standardised features (C = 100), fitted on 80% of the pairs. A pair is held out as a whole, so
+  equal towers have exactly 0.5: nothing can be learnt of a row from its partner.
+  """
+  order = np.random.default_rng(seed).permutation(len(x))
+  held = max(1, len(x) // 5)
+  split = [np.concatenate([side[rows] for side in (x, y)]) for rows in (order[held:], order[:held])]
+  of_y = [np.repeat([0, 1], len(rows) // 2) for rows in split]
+  classifier = make_pipeline(StandardScaler(), LogisticRegression(C=100.0, max_iter=1000))
+  return float(classifier.fit(split[0], of_y[0]).score(split[1], of_y[1]))
+
+
+def explained_variance(x: Float[Array, 'n d']) -> Float[np.ndarray, ' d']:
+  """Share of the variance of the rows in their first 1, 2, ... principal directions; 1 throughout where there is none.
+
+  Ascending, at most min(n, d) of them; the last is 1.
+  """
+  rows = np.asarray(x, np.float64)
+  variance = np.square(np.linalg.svd(rows - rows.mean(0), compute_uv=False))
+  total = variance.sum()
+  return np.cumsum(variance) / total if total > 0 else np.ones_like(variance)
+
+
+def modality_gap(x: Float[Array, 'n d'], y: Float[Array, 'n d'], *, seed: int = 0) -> dict[str, float]:
+  """Metrics of the gap between two modalities whose rows are pairs; `GLOSSARY` says what each is.
+
+  Args:
+    x: embeddings `[n, d]` of one modality, n >= 5; scaled to unit norm here.
+    y: of the other; y[i] is the partner of x[i].
+    seed: of the split of the classifier that tells them apart.
+
+  Raises:
+    Refusal: shapes that differ, fewer than 5 pairs, a negative seed.
+
+  Source: Fahim et al., 2024, "It's Not a Modality Gap".
+  """
+  losses.alignment(x, y)
+  if len(x) < 5:
+    raise Refusal(f'a fifth of the pairs is held out, so 5 or more are needed, but there are {len(x)}')
+  evaluator.check_seed(seed)
+  x, y = evaluator.unit(x), evaluator.unit(y)
+  found = {name: float(jax.device_get(statistic(x, y))) for name, statistic in _STATISTICS.items()}
+  rows = [np.asarray(jax.device_get(side), np.float64) for side in (x, y)]
+  found['centroid_distance'] = float(np.linalg.norm(rows[0].mean(0) - rows[1].mean(0)))
+  found['separability'] = separability(*rows, seed=seed)
+  return {f'gap/{name}': value for name, value in found.items()}

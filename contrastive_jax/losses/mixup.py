@@ -1,0 +1,211 @@
+"""SupReMix: supervised contrastive learning for regression, with mixtures of embeddings as hard pairs."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.extend.random import threefry_2x32
+from jaxtyping import Array, Float, Int, Key, Num
+
+from contrastive_jax.losses import inputs
+from contrastive_jax.losses.inputs import Temperature
+from contrastive_jax.similarity import Fold, Similarity, logsumexp, top, total, valid
+from contrastive_jax.types import Refusal, nearest
+
+__all__ = ['sup_re_mix']
+
+# Logarithms of the weights of candidates in the denominator, of the difference of labels.
+_LOG_WEIGHTS: dict[str, Callable] = {
+  'l1': lambda gap: jnp.log1p(jnp.abs(gap)),
+  'l2': lambda gap: jnp.log1p(jnp.square(gap)),
+  'inverse_l1': lambda gap: -jnp.log1p(jnp.abs(gap)),
+  'inverse_l2': lambda gap: -jnp.log1p(jnp.square(gap)),
+  'none': jnp.zeros_like,
+}
+
+
+# --- random numbers of a pair: functions of its two positions, the same in every tile, fold and device ---
+
+
+def _uniforms(words: Int[Array, '2'], anchor: Int[Array, ''], other: Int[Array, '']) -> list[Float[Array, '']]:
+  """Two uniforms in (0, 1] of an ordered pair of positions."""
+  bits = threefry_2x32(words, jnp.stack([anchor, other]).astype(jnp.uint32))
+  return [((b >> 8).astype(jnp.float32) + 1) * 2.0**-24 for b in bits]
+
+
+def _share(words: Int[Array, 'k 2'], beta: tuple[int, int], anchor, other) -> Float[Array, '']:
+  r"""A share drawn from Beta(a, b) for an ordered pair of positions.
+
+  It is the a-th smallest of a + b - 1 uniforms. The largest of n uniforms is distributed as :math:`U^{1/n}`, and the
+  largest of the rest, over that, as :math:`U^{1/(n-1)}`: so 1 less it is a product of a powers of uniforms.
+  """
+  few, n = min(beta), sum(beta) - 1
+  drawn = [u for word in words for u in _uniforms(word, anchor, other)][:few]
+  log_product = sum(jnp.log(u) / (n - rank) for rank, u in enumerate(drawn))
+  return -jnp.expm1(log_product) if beta[0] == few else jnp.exp(log_product)
+
+
+# --- the loss ---
+
+
+def _check(z, labels, key, window, weight, mixes: bool, beta, neighbours):
+  inputs.check_views(z, at_least=1)
+  if labels.shape != z.shape[1:2] or not jnp.issubdtype(labels.dtype, jnp.number):
+    raise Refusal(f'labels must be one number an instance, [{z.shape[1]}], but they are {labels.dtype} {labels.shape}')
+  if weight not in _LOG_WEIGHTS:
+    raise Refusal(f"unknown weight '{weight}'{nearest(str(weight), _LOG_WEIGHTS)}")
+  inputs.check_positive('window', window)
+  if mixes and key is None:
+    raise Refusal('mixtures are drawn at random: pass key=jax.random.key(...), or mix neither negatives nor positives')
+  if len(beta) != 2 or not all(isinstance(each, int) and each > 0 for each in beta):
+    raise Refusal(f'beta must be two positive integers, but it is {beta}')
+  if not (isinstance(neighbours, int) and neighbours > 0):
+    raise Refusal(f'neighbours must be a positive integer, but it is {neighbours!r}')
+
+
+def sup_re_mix(
+  z: Float[Array, 'v b d'],
+  labels: Num[Array, ' b'],
+  *,
+  key: Key[Array, ''] | None = None,
+  temperature: Temperature = 0.3,
+  window: float = 5.0,
+  weight: str = 'l1',
+  mix_negative: bool = True,
+  mix_positive: bool = True,
+  beta: tuple[int, int] = (2, 8),
+  neighbours: int = 4,
+  fold: Fold | str = 'auto',
+  precision: str | None = None,
+) -> Float[Array, 'v b']:
+  r"""SupReMix: supervised contrastive learning for regression, with mixtures as hard negatives and positives.
+
+  .. math:: \ell_i = -\frac{1}{|P_i|} \sum_{p \in P_i} \frac{z_i^\top p}{\tau}
+            + \log \sum_{c \in C_i} (1 + |y_i - y_c|) \exp \frac{z_i^\top c}{\tau}
+
+  The candidates C of an anchor, which is any view of any instance, are all other rows and, as constants,
+
+  - mixed negatives :math:`a z_i + (1 - a) z_k` of the anchor and each row k of another label, one each, with a drawn
+    from Beta(2, 8) for every pair and the label mixed alike;
+  - mixed positives :math:`a z_j + (1 - a) z_k` of rows whose labels bracket the anchor's, :math:`y_j < y_i < y_k`, each
+    less than `window` away, with :math:`a = (y_k - y_i) / (y_k - y_j)`, so that the mixed label is the anchor's.
+
+  The positives P are the rows of equal label and the mixed positives. Mixtures are not scaled to unit norm; their
+  similarities are mixtures of similarities, so that none is ever made.
+
+  Brackets number B^3. Here up to `neighbours` rows on either side of the anchor's label are drawn within the window,
+  without replacement, and all pairs of these are mixed: all brackets where there are no more rows than that. The
+  official code takes all of them.
+
+  Args:
+    z: `[V, B, D]`, unit norm, V >= 1; two views in the paper.
+    labels: `[B]`, numbers.
+    key: of the shares and the neighbours, the same on every device.
+    temperature: divides similarities; a scalar.
+    window: how far the labels of a bracket may be from the anchor's, exclusive; 5 (years of age) in the paper.
+    weight: of a candidate in the denominator, by the difference d of labels: 'l1' 1 + |d|, 'l2' 1 + d^2, 'inverse_l1'
+      and 'inverse_l2' their reciprocals, 'none' 1.
+    mix_negative: whether there are mixed negatives.
+    mix_positive: whether there are mixed positives. With neither and weight 'none' it is `sup_con`.
+    beta: of the share of the anchor in a mixed negative, positive integers; the official code offers (8, 2) and (5, 5).
+    neighbours: most rows on either side of which brackets are made.
+    fold: as in `nt_xent`.
+    precision: as in `nt_xent`.
+
+  Returns:
+    One value per anchor, `[V, B]`; 0 for anchors without positives.
+
+  Raises:
+    ValueError: as in `nt_xent`; labels that are not numbers `[B]`, no key though something is mixed, an unknown weight,
+      a window <= 0, a beta or a number of neighbours that is not positive integers.
+
+  Source: Wu et al., 2023, "Mixup Your Own Pairs", and its repository, yilei-wu/SupReMix, with one log-sum-exp over
+  real and mixed candidates, where that shifts each kind by a maximum of its own, and with every mixture's own label.
+  """
+  _check(z, labels, key, window, weight, mix_negative or mix_positive, beta, neighbours)
+  inputs.check_temperature(temperature)
+  z, views = inputs.wide(z), z.shape[0]
+  # jnp.repeat refuses explicitly sharded arrays.
+  labels = jax.lax.stop_gradient(jnp.asarray(labels, z.dtype))
+  labels = jnp.broadcast_to(labels[:, None], (z.shape[1], views)).reshape(-1)
+  rows, log_weight = inputs.flatten(z), _LOG_WEIGHTS[weight]
+  temperature = jnp.asarray(temperature, z.dtype)
+  energy, logits, count = _real(rows, labels, temperature, log_weight, fold, precision)
+  of_negatives, of_brackets = jax.random.split(jax.random.key(0) if key is None else key)
+  against = {'z': rows / temperature, 'label': labels}, {'z': jax.lax.stop_gradient(rows), 'label': labels}
+  if mix_negative:
+    words = jax.random.bits(of_negatives, (-(-min(beta) // 2), 2), 'uint32')
+    energy = jnp.logaddexp(energy, _mixed_negatives(against, words, beta, log_weight, fold, precision))
+  if mix_positive:
+    chosen = _neighbours(labels, jax.random.bits(of_brackets, (2,), 'uint32'), window, neighbours, fold)
+    mixed_energy, mixed_logits, mixed_count = _brackets(against, chosen, fold, precision)
+    energy, logits, count = jnp.logaddexp(energy, mixed_energy), logits + mixed_logits, count + mixed_count
+  some = count > 0
+  values = jnp.where(some, energy, 0) - logits / jnp.maximum(count, 1)
+  return inputs.unflatten(jnp.where(some, values, 0), views)
+
+
+def _equal(pair):
+  return valid(pair) & (pair.anchor['label'] == pair.other['label'])
+
+
+def _real(rows, labels, temperature, log_weight, fold, precision):
+  """Weighted log-sum-exp over all other rows, and the sum and the number of the positives' logits."""
+  op, logit = inputs.symmetric(rows, temperature, {'label': labels}, fold, precision)
+  weighted = logsumexp(lambda pair: logit(pair) + log_weight(pair.anchor['label'] - pair.other['label']))
+  found, _ = op.reduce([weighted, total(logit, _equal), total(lambda pair: jnp.ones_like(pair.dot), _equal)])
+  return found
+
+
+def _mixed_negatives(against, words, beta, log_weight, fold, precision):
+  """Weighted log-sum-exp over one mixture of the anchor with each row of another label."""
+  rows, cols = against
+  rows = rows | {'self': (rows['z'] * cols['z']).sum(-1)}
+
+  def value(pair):
+    share = _share(words, beta, pair.anchor['position'], pair.other['position']).astype(pair.dot.dtype)
+    mixed = share * pair.anchor['self'] + (1 - share) * pair.dot
+    return mixed + log_weight((1 - share) * (pair.anchor['label'] - pair.other['label']))
+
+  term = logsumexp(value, lambda pair: pair.anchor['label'] != pair.other['label'])
+  (energy,), _ = Similarity(rows, cols, fold=fold, precision=precision).reduce([term])
+  return energy
+
+
+def _neighbours(labels, words, window, count: int, fold) -> list[Int[Array, 'n s']]:
+  """Positions of rows whose labels are below and above the anchor's, drawn within the window; -1 where fewer."""
+  rows = {'z': jnp.ones_like(labels)[:, None], 'label': labels}
+
+  def priority(pair):
+    return _uniforms(words, pair.anchor['position'], pair.other['position'])[0].astype(pair.dot.dtype)
+
+  def beside(sign: int):
+    def over(pair):
+      gap = sign * (pair.other['label'] - pair.anchor['label'])
+      return (gap > 0) & (gap < window)
+
+    return over
+
+  op = Similarity(rows, fold=fold)
+  (below, above), _ = op.reduce([top(count, priority, beside(-1)), top(count, priority, beside(1))])
+  return [below[1], above[1]]
+
+
+def _brackets(against, chosen, fold, precision):
+  """Log-sum-exp, sum and number of the logits of all mixtures of a chosen row below with one above."""
+  rows, cols = against
+  rows = rows | {'below': chosen[0], 'above': chosen[1]}
+
+  def at(side: str, place: int):
+    return lambda pair: pair.anchor[side][place] == pair.other['position']
+
+  sets = [at(side, place) for side in ('below', 'above') for place in range(chosen[0].shape[1])]
+  terms = [total(over=over) for over in sets] + [total(lambda pair: pair.other['label'], over) for over in sets]
+  read, _ = Similarity(rows, cols, fold=fold, precision=precision).reduce(terms)
+  logit, label = (jnp.stack(half, 1).reshape(-1, 2, len(sets) // 2) for half in (read[: len(sets)], read[len(sets) :]))
+  exists = (chosen[0] >= 0)[:, :, None] & (chosen[1] >= 0)[:, None, :]
+  apart = label[:, 1, None, :] - label[:, 0, :, None]
+  share = (label[:, 1] - rows['label'][:, None])[:, None, :] / jnp.where(exists, apart, 1)
+  mixed = jnp.where(exists, share * logit[:, 0, :, None] + (1 - share) * logit[:, 1, None, :], 0)
+  energy = jax.nn.logsumexp(mixed, axis=(1, 2), where=exists)
+  return energy, mixed.sum((1, 2)), exists.sum((1, 2)).astype(mixed.dtype)
