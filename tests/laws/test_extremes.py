@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from contrastive_jax import losses
 
-EMBEDDINGS = ('x', 'y', 'z')
+EMBEDDINGS = ('x', 'y', 'z', 'queue', 'proxies')
 # Where no positives exist these still have something to say: every pair is a negative.
 WITHOUT_POSITIVES = {'sigmoid'}
 

@@ -52,6 +52,8 @@ def test_vmap_over_a_scalar_equals_a_loop(name):
 
 
 TOLERANCE = {'bfloat16': 0.02, 'bfloat16_3x': 5e-5}
+# What compares an anchor with single rows may choose others where products are rounded: as near, of another gradient.
+CHOOSING = {'triplet'}
 
 
 @pytest.mark.parametrize(
@@ -68,7 +70,8 @@ def test_reduced_precision_is_as_close_as_its_rounding(name, precision):
   case, tolerance = gauntlet.case(name, 'plain'), TOLERANCE[precision]
   fold = TILES[EITHER[losses.PAIRWISE.index(name) // 2 % 2]]
   got = jit(jax.value_and_grad(scalar(case, fold=fold, precision=precision)))(case.learnable, case.fixed)
-  assert_close(got, truth(name, 'plain'), tolerance)
+  compared = slice(1 if name in CHOOSING else 2)
+  assert_close(got[compared], truth(name, 'plain')[compared], tolerance)
   exact = jax.tree.map(lambda a, b: bool(jnp.all(a == b)), got, truth(name, 'plain'))
   assert not all(jax.tree.leaves(exact)), 'the precision was not used'
 
