@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from contrastive_jax.losses import inputs, per_sample
 from contrastive_jax.losses.inputs import Temperature
 from contrastive_jax.losses.per_sample import Negatives, Rate, Running, Scalar
-from contrastive_jax.similarity import Fold, Similarity, dot, logsumexp, negative, total
+from contrastive_jax.similarity import Fold, Similarity, dot, logsumexp, mean, negative
 from contrastive_jax.types import Refusal, nearest
 
 __all__ = ['fast_clip', 'isog_clip', 'sog_clip']
@@ -33,7 +33,7 @@ def _scaled(pair):
 
 
 def _of_sides(x, y, temperatures, fold, precision, *, individual: bool) -> list[Negatives]:
-  """Of x against y and of y against x; the expected logits where temperatures are individual."""
+  """Of x against y and of y against x; with divergences where temperatures are individual."""
   scales = [1 / temperature for temperature in temperatures]
   if individual:
     rows, cols, logit = {'z': x, 'scale': scales[0]}, {'z': y, 'scale': scales[1]}, _scaled
@@ -42,28 +42,27 @@ def _of_sides(x, y, temperatures, fold, precision, *, individual: bool) -> list[
   term = [logsumexp(logit, negative)]
   lses = [lse for (lse,) in Similarity(rows, cols, fold=fold, precision=precision).reduce(term, term)]
   seen = [~jnp.isneginf(lse) for lse in lses]
-  lses = [jnp.where(some, lse, 0) for lse, some in zip(lses, seen, strict=True)]
-  own = [(x * y).sum(-1) * scale for scale in scales]
-  expected = [None, None]
-  if individual:
-    fixed = jax.lax.stop_gradient((rows | {'lse': lses[0]}, cols | {'lse': lses[1]}))
-    term = [total(per_sample.centred(logit), negative)]
-    below = Similarity(*fixed, fold=fold, precision=precision).reduce(term, term)
-    expected = [lse + each - pair for lse, (each,), pair in zip(lses, below, own, strict=True)]
-  count = per_sample.log_count(lses[0], 1, fold)
-  means = [jnp.where(some, lse - pair - count, 0) for lse, some, pair in zip(lses, seen, own, strict=True)]
-  return [Negatives(*each) for each in zip(means, seen, expected, strict=True)]
+  log_count = per_sample.log_count(lses[0], 1, fold)
+  means = [jnp.where(some, lse - log_count, 0) for lse, some in zip(lses, seen, strict=True)]
+  own = [jnp.where(some, (x * y).sum(-1) * scale, 0) for scale, some in zip(scales, seen, strict=True)]
+  found = [Negatives(each - pair, some) for each, pair, some in zip(means, own, seen, strict=True)]
+  if not individual:
+    return found
+  fixed = jax.lax.stop_gradient((rows | {'log_mean': means[0]}, cols | {'log_mean': means[1]}))
+  term = [mean(per_sample.against_uniform(logit), negative)]
+  divergences = Similarity(*fixed, fold=fold, precision=precision).reduce(term, term)
+  return [each._replace(divergence=one + 1) for each, (one,) in zip(found, divergences, strict=True)]
 
 
 def _blended(state: Sides, found: list[Negatives], gamma, from_zero: bool, diagonal: bool, fold):
   """The new running denominators of both sides, in logarithms; with the pair itself, of difference 0, if `diagonal`."""
   means = [each.log_mean for each in found]
   if diagonal:
-    count = per_sample.log_count(means[0], 1, fold)
-    means = [jnp.logaddexp(mean, -count) for mean in means]
+    log_count = per_sample.log_count(means[0], 1, fold)
+    means = [jnp.logaddexp(each, -log_count) for each in means]
   return [
-    per_sample.blend(side, mean, each.seen, gamma, from_zero=from_zero)
-    for side, mean, each in zip(state, means, found, strict=True)
+    per_sample.blend(side, log_mean, each.seen, gamma, from_zero=from_zero)
+    for side, log_mean, each in zip(state, means, found, strict=True)
   ]
 
 

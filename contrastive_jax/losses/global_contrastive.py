@@ -12,25 +12,25 @@ from jaxtyping import Array, Float
 from contrastive_jax.losses import inputs, per_sample
 from contrastive_jax.losses.inputs import Temperature
 from contrastive_jax.losses.per_sample import Negatives, Rate, Running, Scalar
-from contrastive_jax.similarity import Fold, logsumexp, total
+from contrastive_jax.similarity import Fold, logsumexp, mean
 
 __all__ = ['isog_clr', 'sog_clr']
 
 
 def _of_views(z, temperature, fold, precision, *, individual: bool) -> Negatives:
-  """[V, B], over all views of the other instances; expected logits where temperatures are individual."""
+  """[V, B], over all views of the other instances; with divergences where temperatures are individual."""
   views, of_rows, over = z.shape[0], inputs.per_row(temperature, z), inputs.other_instance(z.shape[0])
   op, logit = inputs.symmetric(inputs.flatten(z), of_rows, {}, fold, precision)
   (lse,), _ = op.reduce([logsumexp(logit, over)])
   seen = ~jnp.isneginf(lse)
-  lse, expected = jnp.where(seen, lse, 0), None
-  if individual:
-    fixed = jax.lax.stop_gradient((inputs.flatten(z), of_rows, {'lse': lse}))
-    op, logit = inputs.symmetric(*fixed, fold, precision)
-    (below,), _ = op.reduce([total(per_sample.centred(logit), over)])
-    expected = inputs.unflatten(lse + below, views)
   log_mean = jnp.where(seen, lse - per_sample.log_count(lse, views, fold), 0)
-  return Negatives(inputs.unflatten(log_mean, views), inputs.unflatten(seen, views), expected)
+  found = Negatives(inputs.unflatten(log_mean, views), inputs.unflatten(seen, views))
+  if not individual:
+    return found
+  fixed = jax.lax.stop_gradient((inputs.flatten(z), of_rows, {'log_mean': log_mean}))
+  op, logit = inputs.symmetric(*fixed, fold, precision)
+  (divergence,), _ = op.reduce([mean(per_sample.against_uniform(logit), over)])
+  return found._replace(divergence=inputs.unflatten(divergence + 1, views))
 
 
 def _views(z, temperature, rho, found: Negatives, log_s) -> Float[Array, 'v b']:

@@ -150,15 +150,19 @@ class Negatives(NamedTuple):
 
   log_mean: Float[Array, '*v b']  # logarithm of the mean exponential of their logits; 0 where there are none
   seen: Bool[Array, '*v b']  # whether there are any
-  expected: Any = None  # their logit expected under its softmax, a constant
+  divergence: Any = None  # of the softmax of their logits from the uniform distribution, a constant
 
 
-def centred(logit):
-  """The share of a negative in the softmax times its logarithm; the log-sum-exp travels with the anchor."""
+def against_uniform(logit):
+  r"""A value whose mean over an anchor's negatives is the divergence of their softmax from the uniform one, less 1.
+
+  It is :math:`r (\log r - 1)` of the ratio r of a share to the uniform share, and not :math:`r \log r`: rounding of the
+  log-mean-exponential, which travels with the anchor, is then multiplied by the divergence and not by the entropy.
+  """
 
   def value(pair):
-    apart = logit(pair) - pair.anchor['lse']
-    return jnp.exp(apart) * apart
+    log_ratio = logit(pair) - pair.anchor['log_mean']
+    return jnp.exp(log_ratio) * (log_ratio - 1)
 
   return value
 
@@ -177,5 +181,10 @@ def estimate(objective, weight, log_mean):
 
 
 def of_temperature(found: Negatives, log_s, rho) -> Float[Array, '*v b']:
-  r"""The estimator of the gradient of :math:`\tau \log s + \tau \rho` in the temperature."""
-  return jax.lax.stop_gradient(log_s + rho - jnp.exp(found.log_mean - log_s) * found.expected)
+  r"""The estimator of the gradient of :math:`\tau \log s + \tau \rho` in the temperature.
+
+  With the logarithm d of g / s and the divergence K it is :math:`\rho - d - (e^d - 1) \log g - e^d K`: what is usually
+  written, :math:`\log s + \rho` less an expected logit, is a small difference of numbers as large as 1 / temperature.
+  """
+  d = found.log_mean - log_s
+  return jax.lax.stop_gradient(rho - d - jnp.expm1(d) * found.log_mean - jnp.exp(d) * found.divergence)

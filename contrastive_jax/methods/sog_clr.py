@@ -1,0 +1,94 @@
+"""`sog_clr`: views -> encoder -> head -> a loss that remembers every example of the data set (SogCLR, iSogCLR)."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+
+from contrastive_jax import losses
+from contrastive_jax.methods import objective, towers
+from contrastive_jax.methods.base import Info, Method, Output
+from contrastive_jax.models.encoder import Encoder
+
+GLOSSARY = {
+  'positive_similarity': 'mean cosine of the first and the last view of an example, after the head',
+  'log_denominator': 'mean over the batch of temperature times the logarithm of the running denominator: falls as '
+  'examples spread',
+  'temperature': 'mean over the batch of the temperatures, each learned for its example or the same for all',
+  'inner_rate': 'gamma: what the newest batch counts in the running denominators',
+}
+_LOSSES = ('isog_clr', 'sog_clr')
+
+
+def options(*, loss: str = 'sog_clr', **_) -> dict[str, inspect.Parameter]:
+  """The hyper-parameters of a loss: config keys of `method` besides those of `make`."""
+  return objective.options(loss, _LOSSES)
+
+
+def make(
+  encoder: Encoder,
+  head: Encoder,
+  info: Info,
+  *,
+  loss: str = 'sog_clr',
+  temperature: float = 0.1,
+  gamma: float = 0.8,
+  gamma_epochs: float = 0.0,
+  fold='auto',
+  precision: str | None = None,
+  **hyper,
+) -> Method:
+  """A method of one encoder and one head whose loss keeps a row of `state['per_sample']` for each example, by `index`.
+
+  Rows are read before and written after the loss; a batch holds no example twice. To split them among devices, where
+  the data set divides, give config.train.sharding the rule ('state/per_sample/.*', ('data',)).
+
+  Args:
+    encoder: backbone; its output is what evaluators probe.
+    head: projection head; the loss sees its output, scaled to unit norm.
+    info: of the run: how many examples and steps an epoch.
+    loss: 'sog_clr', or 'isog_clr' with a temperature of each example.
+    temperature: of 'sog_clr', or at first of every example.
+    gamma: rate of the running denominators, in (0, 1].
+    gamma_epochs: over so many epochs gamma falls from 1, along half a cosine in steps of an epoch; 0: constant.
+    fold: as of `pair`.
+    precision: as of `pair`.
+    **hyper: the loss's other hyper-parameters.
+
+  Raises:
+    Refusal: an unknown loss; a hyper-parameter that it does not have or refuses; gamma outside (0, 1]; fewer than two
+      views.
+
+  Source: Yuan et al., 2022; Qiu et al., 2023; the fall of gamma from Wei et al., 2024.
+  """
+  individual = loss == 'isog_clr'
+  of_rows = objective.bound(
+    loss, _LOSSES, hyper if individual else hyper | dict(temperature=temperature), fold=fold, precision=precision
+  )
+  tower = towers.stack(encoder=encoder, head=head)
+
+  def init(key, batch):
+    params, stats = tower.init(key, batch['view_0'])
+    rows = losses.running(info.num_examples, temperature=temperature if individual else None)
+    return params, {'stats': stats, 'per_sample': rows}
+
+  def encode(params, state, batch, *, key, step, train):
+    (_, g), stats = towers.of_views(tower, params, state['stats'], batch, key=key, train=train)
+    return {'g': g}, {**state, 'stats': stats}
+
+  def objective_of_batch(params, state, features, batch, *, key, step):
+    z, index = jnp.swapaxes(losses.unit(features['g']), 0, 1), batch['index']
+    rate = losses.inner_rate(step // info.steps_per_epoch, least=gamma, epochs=gamma_epochs)
+    rows = jax.tree.map(lambda of_all: of_all[index], state['per_sample'])
+    tau = rows.temperature if individual else jnp.asarray(temperature)
+    values, rows = of_rows(z, rows, gamma=rate)
+    per_sample = jax.tree.map(lambda of_all, new: of_all.at[index].set(new), state['per_sample'], rows)
+    metrics = {
+      'positive_similarity': (z[0] * z[-1]).sum(-1).mean(),
+      'log_denominator': (tau * rows.log_denominator).mean(),
+      'temperature': tau.mean(),
+      'inner_rate': rate,
+    }
+    return Output(values.mean(), {**state, 'per_sample': per_sample}, metrics)
+
+  return Method(init, encode, objective_of_batch, towers.embedding(tower), per_example=tower.per_example)
