@@ -50,9 +50,14 @@ def test_values_equal_those_of_pytorch_metric_learning(name):
   assert_peer(getattr(losses, name.split()[0])(ARRAYS['rows'], labels, ARRAYS['proxies']).mean(), name)
 
 
-def call(name, labels=LABELS, x=X, proxies=PROXIES, **options):
+def traced(name, labels=LABELS, x=X, proxies=PROXIES, **options):
+  """The loss, to be differentiated."""
   x, proxies = (jnp.asarray(side, jnp.float32) for side in (x, proxies))
   return getattr(losses, name)(x, jnp.asarray(labels), proxies, **options)
+
+
+def call(name, labels=LABELS, x=X, proxies=PROXIES, **options):
+  return jit(lambda *a: traced(name, *a, **options))(labels, x, proxies)
 
 
 # --- identities ---
@@ -92,7 +97,7 @@ def test_arcface_costs_more_the_farther_a_row_is_from_its_proxy_up_to_the_opposi
 @pytest.mark.parametrize('sign', [1, -1])
 def test_arcface_has_a_finite_gradient_where_a_row_coincides_with_its_proxy_or_opposes_it(sign):
   x = sign * PROXIES[:4]
-  gradient = jax.grad(lambda x, p: call('arcface', np.arange(4), x, p).sum(), (0, 1))(x, PROXIES)
+  gradient = jit(jax.grad(lambda x, p: traced('arcface', np.arange(4), x, p).sum(), (0, 1)))(x, PROXIES)
   assert all(np.isfinite(g).all() for g in gradient)
 
 
@@ -104,7 +109,7 @@ def test_norms_of_both_sides_count_for_nothing(name):
 @pytest.mark.parametrize('name', NAMES)
 def test_instances_without_a_class_count_for_nothing(name):
   known = LABELS >= 0
-  values, gradient = jax.value_and_grad(lambda x: call(name, x=x).sum())(jnp.asarray(X, jnp.float32))
+  values, gradient = jit(jax.value_and_grad(lambda x: traced(name, x=x).sum()))(jnp.asarray(X, jnp.float32))
   assert not gradient[~known].any() and gradient[known].any(1).all()
   np.testing.assert_allclose(values, call(name, LABELS[known], X[known]).sum(), rtol=1e-5)
   nothing = call(name, np.full(9, -1))
@@ -119,8 +124,8 @@ def test_classes_absent_from_the_batch_enter_only_the_second_term_of_proxy_ancho
     logits = 32 * (x[known] @ proxies[jnp.asarray(absent)].T + 0.1)
     return jnp.log1p(jnp.exp(logits).sum(0)).sum() / 6
 
-  got = jax.grad(lambda p: call('proxy_anchor', x=x, proxies=p))(proxies)[np.asarray(absent)]
-  want = jax.grad(lambda p: second(losses.unit(p)))(proxies)[np.asarray(absent)]
+  got = jit(jax.grad(lambda p: traced('proxy_anchor', x=x, proxies=p)))(proxies)[np.asarray(absent)]
+  want = jit(jax.grad(lambda p: second(losses.unit(p))))(proxies)[np.asarray(absent)]
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
   # The first term is a mean over the four classes that are there, the second over all.
   fewer = call('proxy_anchor', np.asarray([0, 2, 2, -1, 3, 0, 1, -1, 3]), x, proxies[jnp.asarray([0, 2, 3, 5])])
@@ -181,17 +186,17 @@ def test_a_million_classes_never_meet_a_batch_in_one_array(name):
 
 
 @pytest.mark.parametrize(
-  ('name', 'options', 'message'),
+  ('call', 'message'),
   [
-    ('normface', dict(scale=0.0), 'scale must be > 0, but it is 0.0'),
-    ('cosface', dict(margin=jnp.ones(9)), r'margin must be a scalar, but it is \[9\]'),
-    ('proxy_nca', dict(proxy_scale=-1), 'proxy_scale must be > 0, but it is -1'),
-    ('proxy_anchor', dict(alpha=0), 'alpha must be > 0, but it is 0'),
-    ('arcface', dict(labels=np.zeros(3, int)), r'labels must have one entry an instance, \[9\]'),
-    ('arcface', dict(labels=np.zeros(9)), 'labels must be integers'),
-    ('normface', dict(proxies=PROXIES[:, :4]), r'x must be \[B, D\] and proxies \[M, D\] with one D'),
+    (lambda x, y, p: losses.normface(x, y, p, scale=0.0), 'scale must be > 0, but it is 0.0'),
+    (lambda x, y, p: losses.cosface(x, y, p, margin=jnp.ones(9)), r'margin must be a scalar, but it is \[9\]'),
+    (lambda x, y, p: losses.proxy_nca(x, y, p, proxy_scale=-1), 'proxy_scale must be > 0, but it is -1'),
+    (lambda x, y, p: losses.proxy_anchor(x, y, p, alpha=0), 'alpha must be > 0, but it is 0'),
+    (lambda x, y, p: losses.arcface(x, y[:3], p), r'labels must have one entry an instance, \[9\]'),
+    (lambda x, y, p: losses.arcface(x, y / 2, p), 'labels must be integers'),
+    (lambda x, y, p: losses.normface(x, y, p[:, :4]), r'x must be \[B, D\] and proxies \[M, D\] with one D'),
   ],
 )
-def test_what_cannot_be_meant_is_refused(name, options, message):
+def test_what_cannot_be_meant_is_refused(call, message):
   with pytest.raises(ValueError, match=message):
-    call(name, **options)
+    call(X, LABELS, PROXIES)
