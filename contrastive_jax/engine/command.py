@@ -15,9 +15,9 @@ _CONFIG = flags.DEFINE_string('config', None, 'Config file, FILE.py or FILE.py:V
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the run.')
 _DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'Join the other processes of the run (docs/devices.md).')
 
-# How the text begins of what the runtime raises, as JaxRuntimeError or ValueError, when a process it talks to is gone.
-# RESOURCE_EXHAUSTED is not among them: memory of this process ran out.
-_STATUS = re.compile('(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION): ')
+# What the runtime says when a process it talks to is gone, as a JaxRuntimeError, a ValueError or quoted by the checkpoint
+# library. RESOURCE_EXHAUSTED is not among them: memory of this process ran out.
+_STATUS = re.compile(r'\b(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION): ')
 
 
 def split_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -97,7 +97,7 @@ def run(main: Callable, *, config_from_workdir: bool = False, needs_workdir: boo
 def _leave(problem: Exception):
   """Ends one process of several at an error of its own, or one that a lost process caused wherever it was met."""
   cause: BaseException | None = problem
-  while cause is not None and not _STATUS.match(str(cause)):
+  while cause is not None and not _STATUS.search(str(cause)):
     cause = cause.__context__
   if cause is None:
     traceback.print_exc()

@@ -236,7 +236,7 @@ def test_choosing_another_loss_keeps_the_options_that_it_has_too():
     name='pair', loss='sigmoid', fold='auto', precision=None, temperature=0.2, bias=-5.0
   )
   # The defaults of this loss, not of the one before: it has no temperature of its own to keep.
-  assert 'temperature' not in load(method__loss='uniformity').method
+  assert 'temperature' not in load(method__loss='mmcr').method
   with pytest.raises(Refusal, match=r"unknown key 'config\.method\.bias'.*\(known: fold, loss, name"):
     load(method__bias='-5')
 

@@ -127,7 +127,7 @@ def inside(name, fold, check_vma=True):
   return case, parameters, data, mapped
 
 
-@pytest.mark.parametrize('name', losses.PAIRWISE)
+@pytest.mark.parametrize('name', gauntlet.every(2))
 def test_local_gives_each_device_the_loss_of_its_own_rows(name):
   case, parameters, data, mapped = inside(name, losses.local(3, 4))
   got = jit(mapped)(parameters, data)

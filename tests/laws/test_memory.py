@@ -23,7 +23,7 @@ def like(key: str, value, batch: int, mesh=None):
   if axis is None:
     return jax.ShapeDtypeStruct((), jnp.float32)
   shape[axis] = batch
-  if key in ('x', 'y', 'z'):
+  if len(shape) > 1:
     shape[-1] = WIDTH
   spec = None if mesh is None else NamedSharding(mesh, P(*(None,) * axis, 'data'))
   return jax.ShapeDtypeStruct(shape, value.dtype, sharding=spec)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tiny
 from jax.sharding import PartitionSpec as P
-from test_methods import FLOAT64, trained
+from test_methods import float64, trained
 
 from contrastive_jax.engine import state as states
 from contrastive_jax.engine.checkpoint import Checkpoints
@@ -43,7 +43,7 @@ class Trained(NamedTuple):
 def split(case: str) -> Trained:
   """Some steps in float64 of a run on eight devices that splits parameters and optimiser state."""
   with tiny.float64():
-    of = tiny.run('ssl/simclr', **SPLIT, **FLOAT64, **CASES[case])
+    of = tiny.run('ssl/simclr', **SPLIT, **float64('ssl/simclr'), **CASES[case])
     fresh = jax.tree.map(lambda x: jax.device_put(np.asarray(x), x.sharding), tiny.fresh(of))  # steps consume theirs
     after, losses = trained(of, STEPS, tiny.fresh(of))
   pieces = {'step': of.step} if hasattr(of.step, 'lower') else tiny.pieces(of.step)
@@ -57,7 +57,7 @@ def bytes_on_first_device(tree) -> int:
 @every_case
 def test_training_with_a_split_state_equals_training_with_a_whole_one(case):
   with tiny.float64():
-    whole, losses = trained(tiny.run('ssl/simclr', devices=8, **FLOAT64, **CASES[case]), STEPS)
+    whole, losses = trained(tiny.run('ssl/simclr', devices=8, **float64('ssl/simclr'), **CASES[case]), STEPS)
   assert tiny.distance(split(case).state, whole) < 1e-9
   np.testing.assert_allclose(split(case).losses, losses, rtol=1e-9)
 
@@ -126,7 +126,7 @@ TOPOLOGIES = {'one': dict(devices=1), 'four': dict(devices=4), 'kernels': KERNEL
 @functools.cache
 def at(topology: str):
   """A run there; to be called in float64."""
-  return tiny.run('ssl/simclr', **TOPOLOGIES[topology], **FLOAT64)
+  return tiny.run('ssl/simclr', **TOPOLOGIES[topology], **float64('ssl/simclr'))
 
 
 @pytest.mark.parametrize(

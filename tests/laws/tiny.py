@@ -110,19 +110,19 @@ def place(train_state: TrainState, of: setup.Run) -> TrainState:
   return jax.tree.map(lambda x: jax.device_put(np.asarray(x), of.replicated()), train_state)
 
 
-def distance(got, want) -> float:
-  """The largest difference of two trees, relative to the largest entry of each array."""
+def distance(got, want, floor: float = 1e-3) -> float:
+  """The largest difference of two trees, relative to the largest entry of each array (the floor at least)."""
   assert jax.tree.structure(got) == jax.tree.structure(want)
   pairs = zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True)
   return max(
-    (_apart(np.asarray(g, np.float64), np.asarray(w, np.float64)) for g, w in pairs if np.size(w)), default=0.0
+    (_apart(np.asarray(g, np.float64), np.asarray(w, np.float64), floor) for g, w in pairs if np.size(w)), default=0.0
   )
 
 
-def _apart(g: np.ndarray, w: np.ndarray) -> float:
+def _apart(g: np.ndarray, w: np.ndarray, floor: float) -> float:
   assert g.shape == w.shape
   assert np.isfinite(g).all()
-  return float(np.abs(g - w).max() / max(np.abs(w).max(), 1e-3))
+  return float(np.abs(g - w).max() / max(np.abs(w).max(), floor))
 
 
 def same_bits(got, want) -> bool:
