@@ -45,7 +45,11 @@ def running(count: int, *, temperature: float | None = None, square: bool = Fals
     count: examples of the data set.
     temperature: at first, where every example has its own (`isog_clr`, `isog_clip`, `fast_clip` v2).
     square: whether temperatures are stepped by Adam (`fast_clip` v2).
+
+  Raises:
+    ValueError: a temperature <= 0.
   """
+  inputs.check_positive('temperature', temperature)
   zeros = jnp.zeros(count)
   if temperature is None:
     return Running(zeros, jnp.zeros(count, bool))

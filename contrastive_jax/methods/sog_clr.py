@@ -1,6 +1,7 @@
 """`sog_clr`: views -> encoder -> head -> a loss that remembers every example of the data set (SogCLR, iSogCLR)."""
 
 import inspect
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from contrastive_jax import losses
 from contrastive_jax.methods import objective, towers
 from contrastive_jax.methods.base import Info, Method, Output
 from contrastive_jax.models.encoder import Encoder
+from contrastive_jax.types import State
 
 GLOSSARY = {
   'positive_similarity': 'mean cosine of the first and the last view of an example, after the head',
@@ -23,6 +25,21 @@ _LOSSES = ('isog_clr', 'sog_clr')
 def options(*, loss: str = 'sog_clr', **_) -> dict[str, inspect.Parameter]:
   """The hyper-parameters of a loss: config keys of `method` besides those of `make`."""
   return objective.options(loss, _LOSSES)
+
+
+def _visit(of_rows: Callable, z, rate, temperature: float, state: State, index) -> Output:
+  """The loss of a batch, its rows of the state read before and written after; `temperature` is that of all, if any."""
+  rows = jax.tree.map(lambda of_all: of_all[index], state['per_sample'])
+  values, new = of_rows(z, rows, gamma=rate)
+  per_sample = jax.tree.map(lambda of_all, own: of_all.at[index].set(own), state['per_sample'], new)
+  tau = jnp.asarray(temperature) if rows.temperature is None else rows.temperature
+  metrics = {
+    'positive_similarity': (z[0] * z[-1]).sum(-1).mean(),
+    'log_denominator': (tau * new.log_denominator).mean(),
+    'temperature': tau.mean(),
+    'inner_rate': rate,
+  }
+  return Output(values.mean(), {**state, 'per_sample': per_sample}, metrics)
 
 
 def make(
@@ -62,9 +79,8 @@ def make(
   Source: Yuan et al., 2022; Qiu et al., 2023; the fall of gamma from Wei et al., 2024.
   """
   individual = loss == 'isog_clr'
-  of_rows = objective.bound(
-    loss, _LOSSES, hyper if individual else hyper | dict(temperature=temperature), fold=fold, precision=precision
-  )
+  hyper = hyper if individual else hyper | dict(temperature=temperature)
+  of_rows = objective.bound(loss, _LOSSES, hyper, fold=fold, precision=precision)
   tower = towers.stack(encoder=encoder, head=head)
 
   def init(key, batch):
@@ -77,18 +93,8 @@ def make(
     return {'g': g}, {**state, 'stats': stats}
 
   def objective_of_batch(params, state, features, batch, *, key, step):
-    z, index = jnp.swapaxes(losses.unit(features['g']), 0, 1), batch['index']
+    z = jnp.swapaxes(losses.unit(features['g']), 0, 1)
     rate = losses.inner_rate(step // info.steps_per_epoch, least=gamma, epochs=gamma_epochs)
-    rows = jax.tree.map(lambda of_all: of_all[index], state['per_sample'])
-    tau = rows.temperature if individual else jnp.asarray(temperature)
-    values, rows = of_rows(z, rows, gamma=rate)
-    per_sample = jax.tree.map(lambda of_all, new: of_all.at[index].set(new), state['per_sample'], rows)
-    metrics = {
-      'positive_similarity': (z[0] * z[-1]).sum(-1).mean(),
-      'log_denominator': (tau * rows.log_denominator).mean(),
-      'temperature': tau.mean(),
-      'inner_rate': rate,
-    }
-    return Output(values.mean(), {**state, 'per_sample': per_sample}, metrics)
+    return _visit(of_rows, z, rate, temperature, state, batch['index'])
 
   return Method(init, encode, objective_of_batch, towers.embedding(tower), per_example=tower.per_example)

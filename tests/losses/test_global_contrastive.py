@@ -257,6 +257,7 @@ def test_the_inner_rate_falls_from_one_to_the_least_along_half_a_cosine():
     (lambda z, s: losses.sog_clr(z, (s, s)), 'state must be the rows of losses.running'),
     (lambda z, s: losses.sog_clr(z[:1], s), 'V >= 2 views are needed'),
     (lambda z, s: losses.isog_clr(z, losses.running(B)), 'this loss needs state.temperature: make the state by'),
+    (lambda z, s: losses.running(B, temperature=0.0), 'temperature must be > 0, but it is 0.0'),
     (lambda z, s: losses.inner_rate(0, least=0.2, epochs=-1), 'over 0 or more epochs, but they are -1'),
   ],
 )
