@@ -14,9 +14,9 @@ __all__ = ['cacr', 'cacr_momentum']
 COSTS = ('rbf', 'euclidean')
 
 
-def _other(pair):
-  """The candidate is another instance: both sides hold the instances in one order."""
-  return pair.anchor['position'] != pair.other['position']
+def _other(views: int):
+  """The candidate is another instance: rows are so many views of instances, instance-major, columns one view."""
+  return lambda pair: pair.anchor['position'] // views != pair.other['position']
 
 
 # --- the mean cost of the negatives under a softmax, from two log-sum-exps of one pass ---
@@ -73,16 +73,16 @@ def _attraction(z, t, stop_weights: bool) -> Float[Array, ' b']:
   return jnp.where(others, weights * squares, 0).sum(-1).mean(-1)
 
 
-def _nearness(x, y, t, stop_weights: bool, fold, precision) -> Float[Array, ' b']:
-  """Weighted squared distance of each row of x to the rows of y that are other instances."""
-  rows, cols = ({'z': side, 'square': jnp.square(side).sum(-1)} for side in (x, y))
-  rows['t'] = jnp.broadcast_to(t, x.shape[:1])
+def _nearness(x, y, t, stop_weights: bool, fold, precision) -> Float[Array, 'v b']:
+  """Weighted squared distance of each row of the views x to the rows of the view y that are other instances."""
+  rows, cols = ({'z': side, 'square': jnp.square(side).sum(-1)} for side in (inputs.flatten(x), y))
+  rows['t'] = jnp.broadcast_to(t, rows['square'].shape)
 
   def cost(pair):
     return jnp.maximum(pair.anchor['square'] + pair.other['square'] - 2 * pair.dot, 0)
 
-  energy, of_cost = _energies(rows, cols, cost, _other, fold, precision)
-  return _mean_cost(energy, of_cost, t, stop_weights=stop_weights)
+  energy, of_cost = _energies(rows, cols, cost, _other(len(x)), fold, precision)
+  return inputs.unflatten(_mean_cost(energy, of_cost, t, stop_weights=stop_weights), len(x))
 
 
 def cacr(
@@ -139,43 +139,42 @@ def cacr(
   z = inputs.wide(z)
   t_pos, t_neg = (jnp.asarray(t, z.dtype) for t in (t_pos, t_neg))
   t_pos, t_neg = jax.lax.stop_gradient((t_pos, t_neg)) if stop_weights else (t_pos, t_neg)
-  pairs = [(v, w) for w in range(len(z)) for v in range(w)]
-
-  def repulsion(views):
-    x, y = views
-    near = -beta * _nearness(x, y, t_neg, stop_weights, fold, precision)
-    return near if tau_plus is None else (near - tau_plus * jnp.square(x - y).sum(-1)) / (1 - tau_plus)
-
-  sides = tuple(jnp.stack([z[pair[side]] for pair in pairs]) for side in (0, 1))
-  return alpha * _attraction(z, t_pos, stop_weights) + jax.lax.map(repulsion, sides).mean(0)
+  repulsion = jnp.zeros_like(z[0, :, 0])
+  for w in range(1, len(z)):
+    near = -beta * _nearness(z[:w], z[w], t_neg, stop_weights, fold, precision)
+    if tau_plus is not None:
+      near = (near - tau_plus * jnp.square(z[:w] - z[w]).sum(-1)) / (1 - tau_plus)
+    repulsion += near.sum(0)
+  return alpha * _attraction(z, t_pos, stop_weights) + 2 / (len(z) * (len(z) - 1)) * repulsion
 
 
 # --- keys of a momentum encoder ---
 
 
-def _cross_entropy(query, keys, queue, temperature, fold, precision):
+def _cross_entropy(queries, own, keys, queue, temperature, fold, precision):
   """Of finding each query's own key among all keys and the queue."""
-  rows = {'z': query / temperature}
+  rows = {'z': queries / temperature}
   (lse,), _ = Similarity(rows, {'z': keys}, fold=fold, precision=precision).reduce([logsumexp()])
   if queue is not None:
     (of_queue,), _ = Similarity(rows, {'z': queue}, fold=fold, precision=precision).reduce([logsumexp()])
     lse = jnp.logaddexp(lse, of_queue)
-  return lse - (rows['z'] * keys).sum(-1)
+  return 2 * (temperature * lse - own)
 
 
-def _pull_and_push(query, keys, queue, temperature, fold, precision):
+def _pull_and_push(queries, own, keys, queue, temperature, fold, precision):
   """1 - cos to the own key, less its weighted mean over all other keys."""
   t = jax.lax.stop_gradient(1 / temperature)
-  rows = {'z': query, 't': jnp.broadcast_to(t, query.shape[:1])}
+  rows = {'z': queries, 't': jnp.broadcast_to(t, queries.shape[:1])}
 
   def cost(pair):
     return 1 - pair.dot
 
-  energies = _energies(rows, {'z': keys}, cost, _other, fold, precision)
+  views = queries.shape[0] // keys.shape[0]
+  energy, of_cost = _energies(rows, {'z': keys}, cost, _other(views), fold, precision)
   if queue is not None:
-    of_queue = _energies(rows, {'z': queue}, cost, None, fold, precision)
-    energies = tuple(jnp.logaddexp(a, b) for a, b in zip(energies, of_queue, strict=True))
-  return 1 - (query * keys).sum(-1) - _mean_cost(*energies, t, stop_weights=True)
+    more, of_more = _energies(rows, {'z': queue}, cost, None, fold, precision)
+    energy, of_cost = jnp.logaddexp(energy, more), jnp.logaddexp(of_cost, of_more)
+  return 1 - own - _mean_cost(energy, of_cost, t, stop_weights=True)
 
 
 def cacr_momentum(
@@ -230,5 +229,6 @@ def cacr_momentum(
   temperature = jnp.asarray(temperature, z.dtype)
   weights = jax.lax.stop_gradient(jax.nn.softmax(jnp.square(z - y).sum(-1) / temperature, axis=0))
   each = {'rbf': _cross_entropy, 'euclidean': _pull_and_push}[cost]
-  values = jax.lax.map(lambda query: each(query, y, queue, temperature, fold, precision), z)
-  return (2 * temperature if cost == 'rbf' else 1) * (weights * values).sum(0)
+  own = inputs.flatten((z * y).sum(-1)[..., None])[:, 0]
+  values = each(inputs.flatten(z), own, y, queue, temperature, fold, precision)
+  return (weights * inputs.unflatten(values, len(z))).sum(0)

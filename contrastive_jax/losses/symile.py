@@ -145,17 +145,19 @@ def symile(
     raise Refusal('symile mixes rows of all devices: call it on global arrays, not inside shard_map or pmap')
   reps = [inputs.wide(rep) for rep in reps]
   true = _product(reps).sum(-1) / temperature
-  anchors = jnp.stack(reps) / temperature
-  others = [[rep for place, rep in enumerate(reps) if place != m] for m in range(len(reps))]
+  parts = [(rep / temperature, reps[:m] + reps[m + 1 :]) for m, rep in enumerate(reps)]
+  # One after the other: `lax.map` over anchors would hold a few copies of all embeddings.
   if negatives == 'n_squared':
-    sides = (anchors, jnp.stack([jnp.stack(each) for each in others]))
-    return (jax.lax.map(lambda side: _among_all(side[0], side[1], fold, precision), sides) - true).mean(0)
+    losses = [_among_all(anchors, others, fold, precision) - true for anchors, others in parts]
+    return jnp.stack(losses).mean(0)
   if key is None:
     raise Refusal("negatives='n' permutes the other modalities: pass key=jax.random.key(...)")
   keys = jax.random.split(key, (len(reps), len(reps) - 1))
-  shuffled = [_shuffled(rest, k) for rest, k in zip(others, keys, strict=True)]
-  sides = (anchors, jnp.stack(shuffled))
-  return jax.lax.map(lambda side: _among_shuffled(side[0], side[1], true, fold, precision), sides).mean(0)
+  losses = [
+    _among_shuffled(anchors, _shuffled(others, keys[m]), true, fold, precision)
+    for m, (anchors, others) in enumerate(parts)
+  ]
+  return jnp.stack(losses).mean(0)
 
 
 def _shuffled(others, keys):
@@ -170,9 +172,8 @@ def _among_shuffled(anchors, candidates, true, fold, precision):
   def other(pair):
     return pair.anchor['position'] != pair.other['position']
 
-  (negatives,), _ = Similarity({'z': anchors}, {'z': candidates}, fold=fold, precision=precision).reduce(
-    [logsumexp(over=other)]
-  )
+  op = Similarity({'z': anchors}, {'z': candidates}, fold=fold, precision=precision)
+  (negatives,), _ = op.reduce([logsumexp(over=other)])
   return jax.nn.softplus(negatives - true)
 
 

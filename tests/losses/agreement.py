@@ -8,7 +8,13 @@ from jax.sharding import PartitionSpec as P
 from contrastive_jax import losses
 
 TILES = {'dense': losses.dense(), 'chunked': losses.chunked(5, 7), 'ring': losses.ring(rows=3, cols=4)}
-KINDS = [AxisType.Auto, AxisType.Explicit]
+# Each fold on a mesh of one kind of axes, the ring on both.
+PLACES = [
+  ('dense', AxisType.Auto),
+  ('chunked', AxisType.Explicit),
+  ('ring', AxisType.Auto),
+  ('ring', AxisType.Explicit),
+]
 
 
 def weighted(values, xp):

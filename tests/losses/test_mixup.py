@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from agreement import KINDS, TILES, assert_close, split, weighted
+from agreement import PLACES, TILES, assert_close, split, weighted
 from autograd.tracer import getval
 from compiling import jit
 from jax.sharding import AxisType
@@ -223,8 +223,7 @@ def inputs_of(b):
   return np.asarray(views(2, b), np.float32), np.asarray(ages(b), np.float32)
 
 
-@pytest.mark.parametrize('kind', KINDS, ids=str)
-@pytest.mark.parametrize('fold', ['dense', 'chunked', 'ring'])
+@pytest.mark.parametrize(('fold', 'kind'), PLACES, ids=str)
 def test_folds_on_eight_devices_equal_dense_on_one_in_value_and_gradient(fold, kind):
   z, labels = inputs_of(16)
   got = value_and_gradient(split(z, kind, axis=1), split(labels, kind), TILES[fold])

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from agreement import KINDS, TILES, assert_close, split, weighted
+from agreement import PLACES, TILES, assert_close, split, weighted
 from compiling import jit
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
@@ -196,8 +196,7 @@ LOSSES = {
 
 
 @pytest.mark.parametrize('name', LOSSES)
-@pytest.mark.parametrize('kind', KINDS, ids=str)
-@pytest.mark.parametrize('fold', ['dense', 'chunked', 'ring'])
+@pytest.mark.parametrize(('fold', 'kind'), PLACES, ids=str)
 def test_folds_on_eight_devices_equal_dense_on_one_in_value_and_gradient(name, fold, kind):
   reps = [np.asarray(rep, np.float32) for rep in modalities(3, 16)]
   placed = [split(rep, kind) for rep in reps]
