@@ -15,7 +15,7 @@ _CONFIG = flags.DEFINE_string('config', None, 'Config file, FILE.py or FILE.py:V
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the run.')
 _DISTRIBUTED = flags.DEFINE_bool('distributed', False, 'Join the other processes of the run (docs/devices.md).')
 
-# What the runtime says when a process it talks to is gone, as a JaxRuntimeError, a ValueError or quoted by the checkpoint
+# What the runtime says when a process it talks to is gone: a JaxRuntimeError, a ValueError, or quoted by the checkpoint
 # library. RESOURCE_EXHAUSTED is not among them: memory of this process ran out.
 _STATUS = re.compile(r'\b(UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION): ')
 

@@ -6,7 +6,6 @@ import signal
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from contrastive_jax.data.pipeline import Batches, sweep
 from contrastive_jax.engine import evaluation, processes, workdir
@@ -30,7 +29,7 @@ def fit(run: Run, path: pathlib.Path, *, profile: bool = False) -> dict[str, flo
     SystemExit: SIGTERM or, on one process, Ctrl-C came; the state is saved. The exit code is 0, or 130 for Ctrl-C.
   """
   checkpoints = Checkpoints(path / 'checkpoints', keep_last=run.options.keep_last, keep_best=run.options.keep_best)
-  with _signals() as stopping:
+  with processes.stop_signals() as stopping:
     run, state, start = _begin(run, path, checkpoints)
     state, scores = _continue(run, path, checkpoints, state, start, stopping, profile)
     return _finish(run, path, state, scores, report=run.options.report and not stopping(run.info.total_steps))
@@ -163,30 +162,6 @@ def _finish(run: Run, path: pathlib.Path, state: TrainState, scores: dict[str, f
     if processes.first():
       print(f'report: {pages.build(path)}', flush=True)
   return scores or workdir.read_evaluations(path)['evaluations'][-1]['scores']
-
-
-@contextlib.contextmanager
-def _signals():
-  """Yields a function that names, after a step, the signal that asks to stop ('' while none does).
-
-  SIGTERM, of which all processes hear after the same step; on one process Ctrl-C too, the first time.
-  """
-  if jax.process_count() > 1:
-    yield lambda step: 'SIGTERM' if multihost_utils.reached_preemption_sync_point(step) else ''
-    return
-  came: list[str] = []
-
-  def note(number, _):
-    came.append(signal.Signals(number).name)
-    if number == signal.SIGINT:  # who asks again does not want to wait; schedulers send SIGTERM more than once
-      signal.signal(number, before[number])
-
-  before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-  try:
-    yield lambda step: came[0] if came else ''
-  finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)
 
 
 @contextlib.contextmanager

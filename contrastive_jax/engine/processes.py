@@ -4,7 +4,9 @@ Every process runs the same program on the devices it has; the mesh spans all of
 all processes hold needs no talk: order of the data, schedules, evaluations. The first process alone writes.
 """
 
+import contextlib
 import os
+import signal
 from typing import Any
 
 import jax
@@ -84,3 +86,27 @@ def fetch(tree):
   if jax.process_count() == 1:
     return jax.device_get(tree)
   return multihost_utils.process_allgather(tree, tiled=True)
+
+
+@contextlib.contextmanager
+def stop_signals():
+  """Yields a function that names, after a step, the signal that asks to stop ('' while none does).
+
+  SIGTERM, of which all processes hear after the same step; on one process Ctrl-C too, the first time.
+  """
+  if jax.process_count() > 1:
+    yield lambda step: 'SIGTERM' if multihost_utils.reached_preemption_sync_point(step) else ''
+    return
+  came: list[str] = []
+
+  def note(number, _):
+    came.append(signal.Signals(number).name)
+    if number == signal.SIGINT:  # who asks again does not want to wait; schedulers send SIGTERM more than once
+      signal.signal(number, before[number])
+
+  before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+  try:
+    yield lambda step: came[0] if came else ''
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)

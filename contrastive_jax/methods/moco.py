@@ -67,7 +67,6 @@ def make(
     return Output(values.mean(), {**state, 'queue': queue.push(state['queue'], k)}, metrics)
 
   def update(params, state, *, step):
-    followed = ema.follow(state['teacher']['params'], params, momentum)
-    return params, {**state, 'teacher': {**state['teacher'], 'params': followed}}
+    return params, towers.followed(state, params, momentum)
 
   return Method(init, encode, loss, towers.embedding(tower), update=update, per_example=tower.per_example)

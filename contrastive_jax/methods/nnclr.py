@@ -1,7 +1,5 @@
 """`nnclr`: the nearest neighbour of one view among earlier embeddings finds the other view (NNCLR)."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 
@@ -11,7 +9,6 @@ from contrastive_jax.methods import towers
 from contrastive_jax.methods.base import Method, Output
 from contrastive_jax.models.encoder import Encoder
 from contrastive_jax.similarity import Similarity, top
-from contrastive_jax.types import Refusal
 
 GLOSSARY = {
   'positive_similarity': 'mean cosine between neighbours and the predictions of other views of the same example',
@@ -68,14 +65,9 @@ def make(
     return bank[at[:, 0]], found.mean()
 
   def loss(params, state, features, batch, *, key, step):
-    p, z = (jnp.swapaxes(losses.unit(features[name]), 0, 1) for name in ('prediction', 'projection'))
-    if len(p) < 2:
-      raise Refusal(f"method 'nnclr' compares views, but config.data.num_views={len(p)}")
-    if p.shape != z.shape:
-      raise Refusal(f'the predictor must be as wide as the head ({z.shape[2]}), but it is {p.shape[2]} wide')
-    neighbours, near = zip(*(nearest(jax.lax.stop_gradient(each), state['queue'].values) for each in z), strict=True)
+    p, z, pairs = towers.compared(features['prediction'], features['projection'])
+    neighbours, near = zip(*(nearest(each, state['queue'].values) for each in z), strict=True)
     options = dict(temperature=temperature, fold=fold, precision=precision)
-    pairs = list(itertools.permutations(range(len(p)), 2))
     value = jnp.stack([losses.info_nce(neighbours[v], p[w], **options).mean() for v, w in pairs]).mean()
     metrics = {
       'positive_similarity': jnp.stack([(neighbours[v] * p[w]).sum(-1).mean() for v, w in pairs]).mean(),

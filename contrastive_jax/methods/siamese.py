@@ -1,7 +1,6 @@
 """`siamese`: a predictor tells one view's target from another view. BYOL, SimSiam and MoCo v3 are its configs."""
 
 import inspect
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,6 @@ from contrastive_jax.memory import ema
 from contrastive_jax.methods import objective, towers
 from contrastive_jax.methods.base import Info, Method, Output
 from contrastive_jax.models.encoder import Encoder
-from contrastive_jax.types import Refusal
 
 GLOSSARY = {
   'positive_similarity': 'mean cosine between predictions and the targets of other views of the same example',
@@ -24,6 +22,39 @@ _LOSSES = tuple(name for name in losses.OBJECTIVES if objective.arguments(name) 
 def options(*, loss: str = 'normalized_mse', **_) -> dict[str, inspect.Parameter]:
   """The hyper-parameters of a loss: config keys of `method` besides those of `make`."""
   return objective.options(loss, _LOSSES)
+
+
+def _branches(student: towers.Tower, teacher: towers.Tower | None):
+  """The `init` and `encode` slots: predictions of the student, targets of the teacher or, without one, of itself."""
+
+  def init(key, batch):
+    params, stats = student.init(key, batch['view_0'])
+    taught = {} if teacher is None else {'teacher': towers.teacher_of(teacher, params, stats)}
+    return params, {'stats': stats, **taught}
+
+  def encode(params, state, batch, *, key, step, train):
+    (_, g, p), stats = towers.of_views(student, params, state['stats'], batch, key=key, train=train)
+    state = {**state, 'stats': stats}
+    if teacher is not None:
+      (_, g), state['teacher'] = towers.taught(teacher, state['teacher'], batch, key=key, train=train)
+    return {'prediction': p, 'target': jax.lax.stop_gradient(g)}, state
+
+  return init, encode
+
+
+def _regression(of_sides, scale: float):
+  """The `loss` slot: every view's prediction against the targets of the other views."""
+
+  def of_batch(params, state, features, batch, *, key, step):
+    p, k, pairs = towers.compared(features['prediction'], features['target'])
+    value = jnp.stack([of_sides(p[v], k[w]).mean() for v, w in pairs]).mean()
+    metrics = {
+      'positive_similarity': jnp.stack([(p[v] * k[w]).sum(-1).mean() for v, w in pairs]).mean(),
+      'target_spread': k.std(1).mean() * k.shape[2] ** 0.5,
+    }
+    return Output(scale * value, state, metrics)
+
+  return of_batch
 
 
 def make(
@@ -69,44 +100,18 @@ def make(
   if momentum is not None:
     ema.check_momentum(momentum)
   student = towers.stack(encoder=encoder, head=head, predictor=predictor)
-  teacher = towers.stack(encoder=encoder, head=head)
-
-  def init(key, batch):
-    params, stats = student.init(key, batch['view_0'])
-    state = {'stats': stats}
-    if momentum is not None:
-      state['teacher'] = towers.teacher_of(teacher, params, stats)
-    return params, state
-
-  def encode(params, state, batch, *, key, step, train):
-    (_, g, p), stats = towers.of_views(student, params, state['stats'], batch, key=key, train=train)
-    state = {**state, 'stats': stats}
-    if momentum is not None:
-      (_, g), state['teacher'] = towers.taught(teacher, state['teacher'], batch, key=key, train=train)
-    return {'prediction': p, 'target': jax.lax.stop_gradient(g)}, state
-
-  def objective_of_batch(params, state, features, batch, *, key, step):
-    p, k = (jnp.swapaxes(losses.unit(features[name]), 0, 1) for name in ('prediction', 'target'))
-    if len(p) < 2:
-      raise Refusal(f"method 'siamese' compares views, but config.data.num_views={len(p)}")
-    if p.shape != k.shape:
-      raise Refusal(f'the predictor must be as wide as the head ({k.shape[2]}), but it is {p.shape[2]} wide')
-    k = jax.lax.stop_gradient(k)
-    pairs = list(itertools.permutations(range(len(p)), 2))
-    values = jnp.stack([of_sides(p[v], k[w]).mean() for v, w in pairs])
-    metrics = {
-      'positive_similarity': jnp.stack([(p[v] * k[w]).sum(-1).mean() for v, w in pairs]).mean(),
-      'target_spread': k.std(1).mean() * k.shape[2] ** 0.5,
-    }
-    return Output(scale * values.mean(), state, metrics)
+  teacher = None if momentum is None else towers.stack(encoder=encoder, head=head)
+  init, encode = _branches(student, teacher)
 
   def update(params, state, *, step):
-    if momentum is None:
-      return params, state
-    m = ema.cosine_momentum(momentum, step, info.total_steps)
-    followed = ema.follow(state['teacher']['params'], params, m)
-    return params, {**state, 'teacher': {**state['teacher'], 'params': followed}}
+    rising = None if momentum is None else ema.cosine_momentum(momentum, step, info.total_steps)
+    return params, state if rising is None else towers.followed(state, params, rising)
 
   return Method(
-    init, encode, objective_of_batch, towers.embedding(student), update=update, per_example=student.per_example
+    init,
+    encode,
+    _regression(of_sides, scale),
+    towers.embedding(student),
+    update=update,
+    per_example=student.per_example,
   )

@@ -1,12 +1,15 @@
 """Networks one after another, as one; and a batch's views through them."""
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from contrastive_jax import losses
+from contrastive_jax.memory import ema
 from contrastive_jax.methods.base import example_keys
 from contrastive_jax.models.encoder import Encoder
 from contrastive_jax.types import Array, Batch, Params, Refusal, State
@@ -89,3 +92,24 @@ def taught(tower: Tower, teacher: State, batch: Batch, *, key, train: bool, view
   """`of_views` of a teacher, and its state with new statistics; nothing gets a gradient."""
   outputs, stats = of_views(tower, teacher['params'], teacher['stats'], batch, key=key, train=train, views=views)
   return jax.lax.stop_gradient(outputs), {**teacher, 'stats': stats}
+
+
+def followed(state: State, params: Params, momentum) -> State:
+  """The state with the teacher moved towards the student."""
+  teacher = state['teacher']
+  return {**state, 'teacher': {**teacher, 'params': ema.follow(teacher['params'], params, momentum)}}
+
+
+def compared(prediction: Float[Array, 'b v d'], target: Float[Array, 'b v d']):
+  """Unit-norm predictions and targets `[V, B, d]`, targets as constants, and the ordered pairs of different views.
+
+  Raises:
+    Refusal: fewer than two views; a predictor of another width than the head.
+  """
+  views, wide, needed = prediction.shape[1], prediction.shape[2], target.shape[2]
+  if views < 2:
+    raise Refusal(f'the method compares 2 views of an example, but config.data.num_views={views}')
+  if wide != needed:
+    raise Refusal(f'the predictor must be as wide as the head ({needed}), but it is {wide} wide')
+  p, k = (jnp.swapaxes(losses.unit(x), 0, 1) for x in (prediction, target))
+  return p, jax.lax.stop_gradient(k), list(itertools.permutations(range(views), 2))

@@ -79,7 +79,7 @@ def test_targets_get_no_gradient():
 
 @pytest.mark.parametrize('name', ['moco_v2', 'nnclr'])
 def test_the_queue_takes_the_embeddings_of_a_step_after_its_loss(name):
-  _, before, after, _ = stepped(f'ssl/{name}', method__queue_size='48')
+  of, before, after, _ = stepped(f'ssl/{name}', method__queue_size='48')
   first, then = before.state['queue'], after.state['queue']
   assert int(first.head) == 0 and int(then.head) == of.batch_size == 32
   np.testing.assert_array_equal(then.values[32:], first.values[32:])
@@ -117,12 +117,12 @@ def test_neighbours_that_are_the_embeddings_themselves_make_nnclr_info_nce_with_
   ('name', 'options', 'message'),
   [
     ('byol', dict(method__momentum='1.5'), r'momentum must be from 0 to 1, but it is 1\.5'),
-    ('byol', dict(data__num_views='1'), "method 'siamese' compares views, but config.data.num_views=1"),
+    ('byol', dict(data__num_views='1'), r'compares 2 views of an example, but config\.data\.num_views=1'),
     ('byol', dict(predictor__features='7'), r'as wide as the head \(16\), but it is 7 wide'),
     ('byol', dict(method__loss='nt_xent'), "unknown loss 'nt_xent' in config.method.loss"),
     ('moco_v2', dict(data__num_views='1'), r'compares 2 views of an example, but config\.data\.num_views=1'),
     ('moco_v2', dict(method__queue_size='16'), 'queue_size=16 must hold the keys of a batch, but they are 32'),
-    ('nnclr', dict(data__num_views='1'), "method 'nnclr' compares views"),
+    ('nnclr', dict(data__num_views='1'), 'compares 2 views of an example'),
     ('simclr', dict(predictor__hidden='8'), "unknown key 'config.predictor'"),
   ],
 )
