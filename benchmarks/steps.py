@@ -53,13 +53,12 @@ def _parts(run, state, raw) -> dict[str, Callable]:
   import jax
   import jax.numpy as jnp
 
-  from contrastive_jax.data.views import expand
   from contrastive_jax.engine.gradient import step_keys
 
   keys, method = step_keys(run.seed, state.step), run.method
 
   def views(raw):
-    return expand(raw, run.views, num_views=run.info.num_views, seed=run.seed, step=state.step)
+    return run.expand(raw, state.step)
 
   def encode(params, batch):
     return method.encode(params, state.state, batch, key=keys.encode, step=state.step, train=True)[0]

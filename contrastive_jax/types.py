@@ -7,6 +7,7 @@ field                      type                   meaning
 =========================  =====================  ==================================================
 raw fields of the source   e.g. image uint8       what the data source delivers
 ``view_0 ... view_{V-1}``  float32 [b, ...]       made on the device from the raw fields
+``small_0 ...``            float32 [b, ...]       small views, where config.data.num_small_views is not 0
 ``id``                     int32 [b]              instance, for losses that compare ids; -1 equals none
 ``label``                  int32 [b]              class, where the source has one; -1 is unknown
 ``index``                  int32 [b]              row of the data set
@@ -27,6 +28,9 @@ Features = Any  # a pytree whose leaves lead with the instance axis
 Params = Any
 State = Any
 Metrics = dict[str, Array]
+
+# Fields of a batch that hold views start with one of these.
+VIEW, SMALL_VIEW = 'view_', 'small_'
 
 
 class Refusal(ValueError):

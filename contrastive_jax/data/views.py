@@ -19,13 +19,15 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from contrastive_jax.data import augment as ops
-from contrastive_jax.types import Batch, Refusal
+from contrastive_jax.types import SMALL_VIEW, VIEW, Batch, Refusal
 
 Colours = tuple[float, ...]
 Image = Float[Array, 'h w c']
 Pixels = UInt8[Array, 'h w c']
 
 NEUTRAL = np.array([1, 1, 1, 0], np.float32)  # brightness, contrast, saturation, hue that change nothing
+# Small view s has the key of this view: beyond all others, so that neither depends on how many there are of the other.
+FIRST_SMALL = 2**16
 SMALLEST_BLURRED = 64  # pixels: SimCLR blurs ImageNet (224) but not CIFAR-10 (32)
 
 
@@ -227,9 +229,19 @@ def garments(
   return Views(augment, _plain(mean, std, image_size))
 
 
-def expand(batch: Batch, views: Views, *, num_views: int, seed: int, step: int | Int[Array, '']) -> Batch:
-  """Replaces the raw `image` of a batch by `num_views` random views of it, `view_0`, `view_1`, ... float32 [b, h, w,
-  c].
+def expand(
+  batch: Batch,
+  views: Views,
+  *,
+  num_views: int,
+  seed: int,
+  step: int | Int[Array, ''],
+  small: Views | None = None,
+  num_small: int = 0,
+) -> Batch:
+  """Replaces the raw `image` of a batch by random views of it, `view_0`, `view_1`, ... float32 [b, h, w, c].
+
+  Small views of another size may come with them: `small_0`, `small_1`, ... (multi-crop: Caron et al., 2020).
 
   View v of the example at row `index` has the key fold_in(fold_in(fold_in(key(seed), step), index), v), so it does not
   depend on its place in the batch, on the other examples or on the devices. Runs inside jit; `step` may be traced.
@@ -240,6 +252,8 @@ def expand(batch: Batch, views: Views, *, num_views: int, seed: int, step: int |
     num_views: V >= 1.
     seed: of the run.
     step: of the run.
+    small: how small views are made, where there are any.
+    num_small: S >= 0.
 
   Raises:
     Refusal: `num_views` is less than 1.
@@ -251,12 +265,15 @@ def expand(batch: Batch, views: Views, *, num_views: int, seed: int, step: int |
 
   keys = jax.vmap(jax.random.fold_in, (None, 0))(at_step, batch['index'])
 
-  def view(v):
+  def view(made: Views, v: int):
     # One program a view: slices of one program for all views ran 4 times slower on a CPU.
-    return jax.vmap(lambda key, image: views.augment(jax.random.fold_in(key, v), image))(keys, batch['image'])
+    return jax.vmap(lambda key, image: made.augment(jax.random.fold_in(key, v), image))(keys, batch['image'])
 
   rest = {name: value for name, value in batch.items() if name != 'image'}
-  return rest | {f'view_{v}': view(v) for v in range(num_views)}
+  made = {f'{VIEW}{v}': view(views, v) for v in range(num_views)}
+  if small is not None:
+    made |= {f'{SMALL_VIEW}{s}': view(small, FIRST_SMALL + s) for s in range(num_small)}
+  return rest | made
 
 
 def _unit(image: Pixels) -> Image:

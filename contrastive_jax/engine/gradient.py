@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from contrastive_jax.engine import processes
 from contrastive_jax.engine.state import AXIS, TrainState
 from contrastive_jax.methods.base import Method, Output
-from contrastive_jax.types import Refusal
+from contrastive_jax.types import SMALL_VIEW, VIEW, Refusal
 
 
 class Keys(NamedTuple):
@@ -33,7 +33,7 @@ def step_keys(seed: int, step) -> Keys:
 
 def without_images(batch):
   """What a loss sees of a batch, the same for plain and cached gradients."""
-  return {k: v for k, v in batch.items() if k != 'image' and not k.startswith('view_')}
+  return {k: v for k, v in batch.items() if k != 'image' and not k.startswith((VIEW, SMALL_VIEW))}
 
 
 def plain(method: Method, expand: Callable, *, seed: int):

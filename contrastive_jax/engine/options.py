@@ -13,6 +13,8 @@ class Data(NamedTuple):
   """The `data` section, besides its source and its views."""
 
   num_views: int = 2  # views made of each example at each step
+  # Besides them, small views, made as section `data.small_views` says. A config without any holds neither.
+  num_small_views: int = 0
   batch_size: int = 256  # examples a step, over all devices
 
 

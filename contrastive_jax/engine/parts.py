@@ -7,11 +7,10 @@ import jax
 import numpy as np
 
 from contrastive_jax.data.pipeline import sweep
-from contrastive_jax.data.views import expand
 from contrastive_jax.engine.gradient import step_keys, without_images
 from contrastive_jax.engine.setup import Run
 from contrastive_jax.engine.state import TrainState, batch_sharding, placed
-from contrastive_jax.types import Refusal
+from contrastive_jax.types import SMALL_VIEW, VIEW, Refusal
 
 # Examples a device of the two compilations from which the memory of an encoder is told.
 PROBES = (16, 32)
@@ -19,7 +18,7 @@ PROBES = (16, 32)
 
 def views(run: Run):
   """`(train_state, raw) -> batch`: the views of a step."""
-  return lambda state, raw: expand(raw, run.views, num_views=run.info.num_views, seed=run.seed, step=state.step)
+  return lambda state, raw: run.expand(raw, state.step)
 
 
 def encode(run: Run):
@@ -163,7 +162,7 @@ def _encoder(run: Run, train_state, raw, examples: int) -> int:
   alone = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), train_state)
   batch = jax.eval_shape(views(run), alone, cut)
   cotangents = jax.eval_shape(encode(run), alone.params, alone, batch)
-  made = whole({k: x for k, x in batch.items() if k.startswith('view_')})
+  made = whole({k: x for k, x in batch.items() if k.startswith((VIEW, SMALL_VIEW))})
   return made + working(encode_and_back(run), alone, batch, cotangents)
 
 

@@ -64,7 +64,7 @@ class Plan(NamedTuple):
 
   Attributes:
     batch: B, examples a step over all devices.
-    views: V of each example.
+    views: V of each example, small ones too.
     width: D, of what the loss compares.
     devices: over which the batch is split.
     device: their kind.
@@ -112,7 +112,7 @@ def sketch(run: Run) -> Plan:
   told = exchange != 'left to the compiler'
   return Plan(
     batch=run.batch_size,
-    views=run.info.num_views,
+    views=run.info.num_views + run.info.num_small_views,
     width=max((x.shape[-1] for x in jax.tree.leaves(of_features) if len(x.shape) > 1), default=1),
     devices=devices,
     device=run.mesh.local_devices[0].device_kind,

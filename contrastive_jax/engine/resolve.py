@@ -26,6 +26,7 @@ _MODULES = {
   'predictor': 'models.heads',
   'data.source': 'data.sources',
   'data.views': 'data.views',
+  'data.small_views': 'data.views',
   'schedule': 'engine.optimiser',
   'optimiser': 'engine.optimiser',
 }
@@ -36,7 +37,10 @@ _KINDS = {
   'predictor': ('identity', 'predictor', 'projector'),
   'data.views': ('digits', 'garments', 'simclr', 'weak'),
 }
-_NAMED = ('data.source', 'data.views', 'encoder', 'head', 'predictor', 'method', 'schedule', 'optimiser')
+_KINDS['data.small_views'] = _KINDS['data.views']
+_NAMED = (
+  'data.source', 'data.views', 'data.small_views', 'encoder', 'head', 'predictor', 'method', 'schedule', 'optimiser',
+)  # fmt: skip
 
 # Sections that a method's factory is given as networks. Those that it does not name have no place in its config.
 NETWORKS = ('encoder', 'head', 'predictor')
@@ -136,14 +140,17 @@ def complete(
   left = dict(overrides or {})
   for key in ('evals', 'train'):
     config[key] = config.get(key, {})
+  _fill('data', _section(config, 'data'), inspect.signature(options.Data).parameters, _taken(left, 'data'),
+        besides=('source', 'views', 'small_views'))  # fmt: skip
+  _without_small_views(config.data)
   named = _used(config)
   tops = {*(path.partition('.')[0] for path in named), 'evals', 'train'}
   _fill('', config, inspect.signature(options.Seed).parameters, _taken(left, ''), besides=tops)
-  _fill('data', _section(config, 'data'), inspect.signature(options.Data).parameters, _taken(left, 'data'),
-        besides=('source', 'views'))  # fmt: skip
   _fill('train', _section(config, 'train'), inspect.signature(options.Options).parameters, _taken(left, 'train'))
   _choose_evaluators(config.evals, _taken(left, 'evals'))
   for path in (*named, *(f'evals.{name}' for name in _section(config, 'evals'))):
+    if path == 'data.small_views' and 'small_views' not in config.data:  # made as the others, but for their size
+      config.data.small_views = {k: v for k, v in config.data.views.items() if k != 'image_size'}
     section, kind = _section(config, path), path if path in named else 'evals'
     name = section.get('name') if kind == path else path.removeprefix('evals.')
     if name is None:
@@ -155,6 +162,13 @@ def complete(
   for key in left:
     raise _stray(config, key)
   return config
+
+
+def _without_small_views(data):
+  """A config of no small views says nothing of them: it is the same as before there were any."""
+  if not data.num_small_views:
+    for key in [k for k in ('num_small_views', 'small_views') if k in data]:
+      del data[key]
 
 
 def _choose_evaluators(section, texts: Mapping[str, str]):
@@ -177,17 +191,18 @@ def needs(method: str) -> list[str]:
 
 
 def _used(config) -> tuple[str, ...]:
-  """The sections with a name that the config's method has a use for; of a predictor there is always a default."""
+  """The sections with a name that the config has a use for; of predictors and small views there is always a default."""
+  named = [path for path in _NAMED if path != 'data.small_views' or 'num_small_views' in config.data]
   method = _section(config, 'method').get('name')
   if method is None:  # refused with the rest of its section
-    return tuple(path for path in _NAMED if path != 'predictor')
+    return tuple(path for path in named if path != 'predictor')
   wanted = needs(method)
   if 'predictor' in wanted and 'predictor' not in config:
     config.predictor = {'name': 'predictor'}
   for network in NETWORKS:
     if network in config and network not in wanted:
       raise Refusal(f"config.{network} is set, but method '{method}' has none")
-  return tuple(path for path in _NAMED if path not in NETWORKS or path in wanted)
+  return tuple(path for path in named if path not in NETWORKS or path in wanted)
 
 
 def _stray(config, path: str) -> Refusal:
@@ -257,15 +272,27 @@ def load(path: str, overrides: Mapping[str, str] | None = None) -> ml_collection
   Choices of functions come first, so that the options of the chosen function are there to be overridden.
   """
   config, overrides = read(path), dict(overrides or {})
+  _check_small_views(config, overrides)
   for section in [s for s in _NAMED if f'{s}.name' in overrides]:
     if section == 'predictor' and section not in config:
       config.predictor = {}
+    if section == 'data.small_views' and 'small_views' not in config.data:
+      config.data.small_views = {}
     _choose(_section(config, section), overrides.pop(f'{section}.name'))
     if section == 'method':
       _drop_networks(config)
   if 'method.loss' in overrides:
     _choose_loss(_section(config, 'method'), overrides.pop('method.loss'))
   return complete(config, overrides)
+
+
+def _check_small_views(config, overrides: Mapping[str, str]):
+  """Refuses to say how small views are made where none are."""
+  there = _section(config, 'data').get('num_small_views', 0)
+  number = overrides.get('data.num_small_views', str(there))
+  of_small = [key for key in overrides if key.startswith('data.small_views.')]
+  if of_small and number == '0':
+    raise Refusal(f'config.{of_small[0]} is set, but config.data.num_small_views is 0')
 
 
 def _choose(section, name: str):

@@ -31,6 +31,8 @@ _FOLDS: dict[str, Callable] = {
   'dense': losses.dense,
   'ring': losses.ring,
 }
+# Side of small views, as a share of the others': 96 of 224 pixels (Caron et al., 2020).
+SMALL_SIDE = 3 / 7
 # Seeds beyond 32 bits would give the same keys as smaller ones.
 _SEEDS = 2**32
 
@@ -45,6 +47,7 @@ class Run(NamedTuple):
   mesh: Any
   sources: dict[str, Source]
   views: Views
+  expand: Callable  # (raw batch, step) -> batch with its views
   method: Method
   optimiser: optax.GradientTransformation
   evaluators: dict[str, Evaluator]
@@ -100,6 +103,17 @@ def views(config, source: Source) -> Views:
   return resolve.build(config.data.views, 'data.views', mean=source.mean, std=source.std)
 
 
+def small_views(config, source: Source, views_: Views) -> Views | None:
+  """The config's small views, where it has any; their side is a share of the others' unless the config says."""
+  if 'small_views' not in config.data:
+    return None
+  options = config.data.small_views.to_dict()
+  if options['image_size'] is None:
+    height, width, _ = example_views(source, views_)['view_0'].shape[1:]
+    options['image_size'] = max(1, round(SMALL_SIDE * min(height, width)))
+  return resolve.build(options, 'data.small_views', mean=source.mean, std=source.std)
+
+
 def method(config, info: Info) -> Method:
   """The config's method, given the networks and whatever else its factory's signature names."""
   parts: dict[str, Any] = {k: resolve.build(config[k], k) for k in resolve.NETWORKS if k in config} | {'info': info}
@@ -108,8 +122,10 @@ def method(config, info: Info) -> Method:
 
 
 def _with_fold(section):
-  """A method section whose fold, a name or dict(name=..., ...), has become the fold that it describes."""
-  given = section.get('fold', 'auto')
+  """A method section whose fold, a name or dict(name=..., ...), has become that fold; unchanged without one."""
+  if 'fold' not in section:
+    return section
+  given = section.fold
   options = dict(given) if isinstance(given, ml_collections.ConfigDict) else {'name': given}
   name = options.pop('name', None)
   if name not in _FOLDS:
@@ -132,8 +148,8 @@ def build(config: ml_collections.ConfigDict, data: dict[str, Source] | None = No
   _check_intervals(options)
   data, mesh = sources(config) if data is None else data, state.data_mesh(options.devices)
   train, batch_size = data['train'], config.data.batch_size
-  if config.data.num_views < 1:
-    raise Refusal(f'config.data.num_views must be at least 1, but it is {config.data.num_views}')
+  small = config.data.get('num_small_views', 0)
+  _check_numbers_of_views(config.data.num_views, small)
   per_epoch = steps_per_epoch(train.num_examples, batch_size)
   total = round(options.epochs * per_epoch) if options.steps is None else options.steps
   if total < 1:
@@ -141,11 +157,11 @@ def build(config: ml_collections.ConfigDict, data: dict[str, Source] | None = No
   _check_best(options, config.evals)
   if not 0 <= config.seed < _SEEDS:
     raise Refusal(f'config.seed must be from 0 to {_SEEDS - 1}, but it is {config.seed}')
-  info = Info(train.num_examples, per_epoch, total, config.data.num_views)
+  info = Info(train.num_examples, per_epoch, total, config.data.num_views, small)
   schedule = resolve.build(config.schedule, 'schedule', total, batch_size)
   optimiser = resolve.build(config.optimiser, 'optimiser', schedule)
   how, views_ = method(config, info), views(config, train)
-  make_views = functools.partial(_expand, views_, config.data.num_views, config.seed)
+  make_views = functools.partial(_expand, views_, small_views(config, train, views_), info, config.seed)
   make_step = functools.partial(
     step.make, seed=config.seed, mesh=mesh, microbatch=options.microbatch, rules=options.sharding
   )
@@ -159,6 +175,7 @@ def build(config: ml_collections.ConfigDict, data: dict[str, Source] | None = No
     mesh=mesh,
     sources=data,
     views=views_,
+    expand=make_views,
     method=how,
     optimiser=optimiser,
     evaluators={k: resolve.build(section, 'evals', name=k) for k, section in config.evals.items()},
@@ -191,5 +208,13 @@ def _check_best(options: Options, evaluators: Collection[str]):
     )
 
 
-def _expand(views_: Views, num_views: int, seed: int, batch, step_: jax.Array):
-  return expand(batch, views_, num_views=num_views, seed=seed, step=step_)
+def _check_numbers_of_views(large: int, small: int):
+  if large < 1:
+    raise Refusal(f'config.data.num_views must be at least 1, but it is {large}')
+  if small < 0:
+    raise Refusal(f'config.data.num_small_views must be at least 0, but it is {small}')
+
+
+def _expand(views_: Views, small: Views | None, info: Info, seed: int, batch, step_: jax.Array):
+  numbers = dict(num_views=info.num_views, num_small=info.num_small_views)
+  return expand(batch, views_, small=small, seed=seed, step=step_, **numbers)

@@ -14,6 +14,8 @@ import inspect
 
 from contrastive_jax.losses import (
   attraction,
+  clustering,
+  distillation,
   gap,
   global_clip,
   global_contrastive,
@@ -33,6 +35,8 @@ from contrastive_jax.losses import sigmoid as _sigmoid
 from contrastive_jax.losses import symile as _symile
 from contrastive_jax.losses import uniformity as _uniformity
 from contrastive_jax.losses.attraction import *  # noqa: F403
+from contrastive_jax.losses.clustering import *  # noqa: F403
+from contrastive_jax.losses.distillation import *  # noqa: F403
 from contrastive_jax.losses.gap import *  # noqa: F403
 from contrastive_jax.losses.global_clip import *  # noqa: F403
 from contrastive_jax.losses.global_contrastive import *  # noqa: F403
@@ -91,8 +95,11 @@ _PARTS = ('alignment', 'cacr_momentum', 'cross_uniformity', 'info_nce_both', 'un
 OBJECTIVES = tuple(name for name in _LOSSES if name not in (*_PARTS, *STATEFUL, *PROXIED))
 
 # `health` has a fold but is no loss. Symile takes a sequence of modalities and SupReMix a key, which no law can make.
+# Losses of clusters and of distillation take codes or a teacher's outputs.
 __all__ = [
   *_LOSSES,
+  *clustering.__all__,
+  *distillation.__all__,
   *lifts.__all__,
   *mixup.__all__,
   *per_sample.__all__,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import get_abstract_mesh
 from jaxtyping import Array, Bool, Float, Int
 
 from contrastive_jax.similarity import Fold, Similarity, dot, logsumexp, total
@@ -98,6 +99,14 @@ def check_views(z: Array, *, at_least: int = 2, exactly: int | None = None, name
     raise Refusal(f'the positives are the other views, so V >= {at_least} views are needed, but {name} is {z.shape}')
   if exactly is not None and z.shape[0] != exactly:
     raise Refusal(f'this loss is defined for V = {exactly} views, but {name} is {z.shape}')
+
+
+def check_whole(name: str):
+  """Refuses a statistic of the batch inside a caller's `shard_map` or `pmap`, where it would be that of one device."""
+  if get_abstract_mesh().manual_axes:
+    raise Refusal(
+      f'{name} inside shard_map or pmap would see the statistics of one device: call it on global arrays under jit'
+    )
 
 
 def wide(x: Array) -> Array:

@@ -6,20 +6,12 @@ caller's own `shard_map` or `pmap` they would be those of one device, which chan
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import get_abstract_mesh
 from jaxtyping import Array, Float, Int
 
 from contrastive_jax.losses import inputs
 from contrastive_jax.types import Refusal, nearest
 
 __all__ = ['barlow_twins', 'mmcr', 'vicreg', 'w_mse']
-
-
-def _check_whole(name: str):
-  if get_abstract_mesh().manual_axes:
-    raise Refusal(
-      f'{name} inside shard_map or pmap would see the statistics of one device: call it on global arrays under jit'
-    )
 
 
 def _off_diagonal(matrix: Float[Array, 'd d']) -> Float[Array, 'd d']:
@@ -32,7 +24,7 @@ def _product(a, b):
 
 
 def _check_two(name: str, a, b):
-  _check_whole(name)
+  inputs.check_whole(name)
   inputs.check_floats(a=a, b=b)
   if a.ndim != 2 or a.shape != b.shape or a.shape[0] < 2:
     raise Refusal(f'a and b must be [B, D] of one shape with B >= 2, but they are {a.shape} and {b.shape}')
@@ -149,7 +141,7 @@ def mmcr(z: Float[Array, 'v b d'], *, weight: float | Float[Array, ''] = 0.0) ->
 
   Source: Yerxa et al., 2023, eq. 3.
   """
-  _check_whole('mmcr')
+  inputs.check_whole('mmcr')
   inputs.check_views(z)
   z = inputs.wide(z)
   spread = -_nuclear(z.mean(0))
@@ -205,7 +197,7 @@ def w_mse(
 
   Source: Ermolov et al., 2021, eq. 3 to 6.
   """
-  _check_whole('w_mse')
+  inputs.check_whole('w_mse')
   inputs.check_views(h, name='h')
   if distance not in DISTANCES:
     raise Refusal(f"unknown distance '{distance}'{nearest(str(distance), DISTANCES)}")

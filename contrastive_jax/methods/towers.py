@@ -12,7 +12,7 @@ from contrastive_jax import losses
 from contrastive_jax.memory import ema
 from contrastive_jax.methods.base import example_keys
 from contrastive_jax.models.encoder import Encoder
-from contrastive_jax.types import Array, Batch, Params, Refusal, State
+from contrastive_jax.types import SMALL_VIEW, VIEW, Array, Batch, Params, Refusal, State
 
 
 class Tower(NamedTuple):
@@ -61,14 +61,40 @@ def of_views(
   for each view from `key` and the row of the data set.
 
   Raises:
-    Refusal: fewer views than asked for.
+    Refusal: fewer views than asked for; a batch with small views, which `of_crops` takes.
   """
-  there = sum(name.startswith('view_') for name in batch)
+  there, small = (sum(name.startswith(kind) for name in batch) for kind in (VIEW, SMALL_VIEW))
   views = tuple(range(there)) if views is None else views
   if max(views) >= there:
     raise Refusal(f'the method compares {max(views) + 1} views of an example, but config.data.num_views={there}')
-  x = jnp.stack([batch[f'view_{v}'] for v in views], axis=1)
-  keys = jax.vmap(lambda k: jax.random.split(k, len(views)))(example_keys(key, batch['index'])).reshape(-1)
+  if small:
+    raise Refusal(f'the method has no use for small views, but config.data.num_small_views={small}')
+  return _side_by_side(tower, params, stats, [batch[f'{VIEW}{v}'] for v in views], batch['index'], key, train)
+
+
+def of_crops(tower: Tower, params: Params, stats: State, batch: Batch, *, key, train: bool):
+  """Every view and then every small view of every example through a tower: outputs `[B, V + S, d]`, and statistics.
+
+  As `of_views`, once for each size; so a batch norm sees the views of one size together.
+
+  Raises:
+    Refusal: an encoder that takes images of one size.
+  """
+  of_large, stats = of_views(tower, params, stats, _without_small(batch), key=key, train=train)
+  small = [batch[f'{SMALL_VIEW}{s}'] for s in range(sum(name.startswith(SMALL_VIEW) for name in batch))]
+  if not small:
+    return of_large, stats
+  of_small, stats = _side_by_side(tower, params, stats, small, batch['index'], jax.random.fold_in(key, 1), train)
+  return tuple(jnp.concatenate(pair, axis=1) for pair in zip(of_large, of_small, strict=True)), stats
+
+
+def _without_small(batch: Batch) -> Batch:
+  return {name: x for name, x in batch.items() if not name.startswith(SMALL_VIEW)}
+
+
+def _side_by_side(tower: Tower, params: Params, stats: State, views: list[Array], index, key, train: bool):
+  x = jnp.stack(views, axis=1)
+  keys = jax.vmap(lambda k: jax.random.split(k, len(views)))(example_keys(key, index)).reshape(-1)
   outputs, stats = tower.apply(params, stats, x.reshape(-1, *x.shape[2:]), keys=keys, train=train)
   return tuple(out.reshape(*x.shape[:2], -1) for out in outputs), stats
 
@@ -89,8 +115,9 @@ def teacher_of(tower: Tower, params: Params, stats: State) -> State:
 
 
 def taught(tower: Tower, teacher: State, batch: Batch, *, key, train: bool, views: tuple[int, ...] | None = None):
-  """`of_views` of a teacher, and its state with new statistics; nothing gets a gradient."""
-  outputs, stats = of_views(tower, teacher['params'], teacher['stats'], batch, key=key, train=train, views=views)
+  """`of_views` of a teacher, which sees no small ones, and its state with new statistics; nothing gets a gradient."""
+  large = _without_small(batch)
+  outputs, stats = of_views(tower, teacher['params'], teacher['stats'], large, key=key, train=train, views=views)
   return jax.lax.stop_gradient(outputs), {**teacher, 'stats': stats}
 
 

@@ -1,11 +1,13 @@
 """The shape of every model: two pure functions over nested dicts of arrays."""
 
+import contextlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.errors import ScopeParamShapeError
 
 from contrastive_jax.models import options
 from contrastive_jax.types import Array, Params, Refusal, State
@@ -30,6 +32,18 @@ class Encoder(NamedTuple):
   per_example: bool
 
 
+@contextlib.contextmanager
+def _size(x: Array):
+  """Refuses inputs that the parameters do not fit."""
+  try:
+    yield
+  except ScopeParamShapeError as error:
+    raise Refusal(
+      f'the parameters of this model are for inputs of another size than {list(x.shape[1:])}: of the encoders, '
+      "convnet (unless pool='flatten'), resnet and vit take images of any size"
+    ) from error
+
+
 def from_module(module: nn.Module, *, per_example: bool, stochastic: bool) -> Encoder:
   """Wraps a flax module as an Encoder.
 
@@ -42,7 +56,8 @@ def from_module(module: nn.Module, *, per_example: bool, stochastic: bool) -> En
 
   Raises:
     Refusal: stochastic and not per_example. `init` and `apply` refuse inputs that are not floating-point (raw pixels),
-      `apply` refuses train=True without keys where they are needed.
+      `apply` refuses train=True without keys where they are needed, and inputs of another size than the parameters
+      are for.
   """
   if stochastic and not per_example:
     raise Refusal(
@@ -63,19 +78,20 @@ def from_module(module: nn.Module, *, per_example: bool, stochastic: bool) -> En
   ) -> tuple[Array, State]:
     options.floating(x)
     variables = {'params': params, 'batch_stats': stats}
-    if train and stochastic:
-      if keys is None:
-        raise Refusal('a model with dropout or stochastic depth needs `keys`, one per example, when train=True')
+    if train and stochastic and keys is None:
+      raise Refusal('a model with dropout or stochastic depth needs `keys`, one per example, when train=True')
 
-      def one(example, key):
-        return module.apply(variables, example[None], train=True, rngs={'dropout': key})[0]
+    def one(example, key):
+      return module.apply(variables, example[None], train=True, rngs={'dropout': key})[0]
 
-      y = jax.vmap(one)(x, keys)
-    elif train and not per_example:
-      y, updated = module.apply(variables, x, train=True, mutable=['batch_stats'])
-      stats = updated['batch_stats']
-    else:
-      y = module.apply(variables, x, train=train)
+    with _size(x):
+      if train and stochastic:
+        y = jax.vmap(one)(x, keys)
+      elif train and not per_example:
+        y, updated = module.apply(variables, x, train=True, mutable=['batch_stats'])
+        stats = updated['batch_stats']
+      else:
+        y = module.apply(variables, x, train=train)
     return y.astype(module.param_dtype), stats
 
   return Encoder(init, apply, per_example)

@@ -22,8 +22,10 @@ STEPS = 20
 FOLDS = ('ring', 'chunked')
 # The fold that a config meets by default takes turns, so that every fold is met by some configs.
 TURN = {name: FOLDS[i % len(FOLDS)] for i, name in enumerate([*tiny.USUAL, *tiny.UNUSUAL])}
+# Methods that compare no pairs have no fold.
+TURN |= {name: None for name in tiny.NAMES if 'fold' not in tiny.config(name).method}
 TURNS = [(name, TURN[name]) for name in tiny.USUAL]
-PRODUCT = [(name, fold) for name in tiny.NAMES for fold in ('auto', *FOLDS)]
+PRODUCT = [(name, fold) for name in tiny.NAMES for fold in (('auto', *FOLDS) if TURN[name] else (None,))]
 OTHERS = [pytest.param(*each, marks=pytest.mark.slow) for each in PRODUCT if each not in TURNS]
 
 every_config = pytest.mark.parametrize(
@@ -42,6 +44,11 @@ def float64(name: str) -> dict[str, str]:
   if 'queue_size' in config.method:  # while random vectors leave a queue, its loss rises
     steps['method__queue_size'] = str(config.data.batch_size)
   return steps | {f'{network}__dtype': 'float64' for network in resolve.NETWORKS if network in config}
+
+
+def folded(fold: str | None) -> dict[str, str]:
+  """The option of a method that has a fold."""
+  return {} if fold is None else {'method__fold': fold}
 
 
 def stochastic(name: str) -> dict[str, str]:
@@ -110,7 +117,7 @@ def assert_equal(got: tuple, want: tuple):
 def test_one_device_equals_eight_in_float64_over_twenty_steps(name, fold):
   want, losses = reference(name)
   with tiny.float64():
-    of = tiny.run(name, devices=8, method__fold=fold, **float64(name))
+    of = tiny.run(name, devices=8, **folded(fold), **float64(name))
     fresh = tiny.fresh(of)
     kinds = tiny.kinds(fresh)
     state, found = trained(of, STEPS, fresh)
@@ -132,7 +139,7 @@ def test_the_loss_falls(name):
 @every_config
 def test_saving_restoring_and_going_on_equals_going_on_bit_for_bit(name, tmp_path):
   with tiny.float64():
-    of = tiny.run(name, devices=8, method__fold=TURN[name], **float64(name))
+    of = tiny.run(name, devices=8, **folded(TURN[name]), **float64(name))
     state, _ = trained(of, 3)
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(3, state)
@@ -148,8 +155,8 @@ def test_saving_restoring_and_going_on_equals_going_on_bit_for_bit(name, tmp_pat
 def test_one_device_equals_eight_in_float32_from_the_same_parameters(name, fold):
   options, precision = conditioned(name)
   with precision:
-    of = tiny.run(name, devices=8, method__fold=fold, **options)
-    of_batch = tiny.gradients(name, devices=8, method__fold=fold, **options)
+    of = tiny.run(name, devices=8, **folded(fold), **options)
+    of_batch = tiny.gradients(name, devices=8, **folded(fold), **options)
     for (state, batch, *want), there in zip(passage(name), tiny.batches(of, STEPS), strict=True):
       np.testing.assert_array_equal(there['index'], batch['index'])
       assert_equal(of_batch(tiny.place(state, of), there), want)
@@ -160,7 +167,7 @@ def test_one_device_equals_eight_in_float32_from_the_same_parameters(name, fold)
 def test_cached_equals_plain_in_value_and_gradient(name, fold, devices):
   options, precision = conditioned(name)
   with precision:
-    of = tiny.run(name, devices=devices, method__fold=fold, **options)
+    of = tiny.run(name, devices=devices, **folded(fold), **options)
     if not of.method.per_example:
       pytest.skip('its encoders mix the examples of a batch')
     of_batch = tiny.cached(of, of.batch_size // 4)

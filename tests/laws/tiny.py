@@ -14,7 +14,6 @@ import numpy as np
 
 from contrastive_jax import losses
 from contrastive_jax.data.pipeline import Batches
-from contrastive_jax.data.views import expand
 from contrastive_jax.engine import gradient, resolve, setup
 from contrastive_jax.engine.state import TrainState, batch_sharding
 
@@ -102,7 +101,7 @@ def pieces(cached_gradients: Callable) -> dict[str, Any]:
 
 def views(of: setup.Run) -> Callable:
   """`(raw, step) -> batch` with the run's augmentations."""
-  return lambda batch, step: expand(batch, of.views, num_views=of.info.num_views, seed=of.seed, step=step)
+  return of.expand
 
 
 def place(train_state: TrainState, of: setup.Run) -> TrainState:
