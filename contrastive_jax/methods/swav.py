@@ -62,9 +62,9 @@ def _prediction(assign, views: int, temperature: float, freeze_steps: int, queue
     if 'queue' not in state:
       codes = jnp.stack([assign(own) for own in fixed])
     else:
-      banks, came_in = state['queue'], (step - queue_start) * z.shape[1]
-      uses = [came_in >= len(bank.values) for bank in banks]
-      codes = jnp.stack([_codes(assign, own, prototypes, *one) for own, *one in zip(fixed, banks, uses, strict=True)])
+      banks = state['queue']
+      full = step - queue_start >= -(-len(banks[0].values) // z.shape[1])  # filled since it began to
+      codes = jnp.stack([_codes(assign, own, prototypes, bank, full) for own, bank in zip(fixed, banks, strict=True)])
       state = {**state, 'queue': tuple(queue.push(bank, own) for bank, own in zip(banks, z, strict=False))}
     values = losses.swapped_prediction(scores, codes, temperature=temperature)
     return Output(values.mean(), state, clusters.metrics(z, codes, scores / temperature))
