@@ -43,6 +43,8 @@ def float64(name: str) -> dict[str, str]:
   steps = dict(train__steps=str(STEPS), schedule__learning_rate='0.01', optimiser__epsilon='1e-4')
   if 'queue_size' in config.method:  # while random vectors leave a queue, its loss rises
     steps['method__queue_size'] = str(config.data.batch_size)
+  if 'centre_momentum' in config.method:  # and while a centre settles, too
+    steps['method__centre_momentum'] = '0'
   return steps | {f'{network}__dtype': 'float64' for network in resolve.NETWORKS if network in config}
 
 
