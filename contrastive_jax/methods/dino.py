@@ -17,15 +17,12 @@ GLOSSARY = clusters.GLOSSARY | {
 }
 
 
-def _check(centre_momentum: float, temperatures: dict[str, float], epochs: dict[str, float]):
+def _check(centre_momentum: float, **teacher_temperatures: float):
   if not 0 <= centre_momentum <= 1:
     raise Refusal(f'config.method.centre_momentum must be from 0 to 1, but it is {centre_momentum}')
-  for name, value in temperatures.items():
+  for name, value in teacher_temperatures.items():
     if not value > 0:
       raise Refusal(f'config.method.{name} must be > 0, but it is {value}')
-  for name, value in epochs.items():
-    if not value >= 0:
-      raise Refusal(f'config.method.{name} must be at least 0, but it is {value}')
 
 
 def _branches(tower: towers.Tower, prototypes: int):
@@ -105,18 +102,16 @@ def make(
   Source: Caron et al., 2021, algorithm 1, with the constants of its code.
   """
   ema.check_momentum(momentum)
-  teacher_temperatures = dict(
-    warmup_teacher_temperature=warmup_teacher_temperature, teacher_temperature=teacher_temperature
-  )
-  _check(
-    centre_momentum, teacher_temperatures, dict(warmup_epochs=warmup_epochs, freeze_last_epochs=freeze_last_epochs)
-  )
+  clusters.check_at_least_0(warmup_epochs=warmup_epochs, freeze_last_epochs=freeze_last_epochs)
+  first, last = warmup_teacher_temperature, teacher_temperature
+  _check(centre_momentum, warmup_teacher_temperature=first, teacher_temperature=last)
   tower = towers.stack(encoder=encoder, head=head)
+  init, encode = _branches(tower, prototypes)
   warmup, freeze = (round(epochs * info.steps_per_epoch) for epochs in (warmup_epochs, freeze_last_epochs))
 
   def temperature(step):
     done = jnp.minimum(step / warmup, 1) if warmup else 1
-    return warmup_teacher_temperature + done * (teacher_temperature - warmup_teacher_temperature)
+    return first + done * (last - first)
 
   def update(params, state, *, step):
     return params, towers.followed(state, params, ema.cosine_momentum(momentum, step, info.total_steps))
@@ -125,4 +120,4 @@ def make(
     return towers.embedding(tower)(state['teacher']['params'], state['teacher'], batch)
 
   loss = _distillation(temperature, student_temperature, centre_momentum, freeze)
-  return Method(*_branches(tower, prototypes), loss, embed, update=update, per_example=tower.per_example)
+  return Method(init, encode, loss, embed, update=update, per_example=tower.per_example)

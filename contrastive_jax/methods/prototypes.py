@@ -16,6 +16,13 @@ GLOSSARY = {
 }
 
 
+def check_at_least_0(**options: float):
+  """Refuses what is below 0 of these options of `method`."""
+  for name, value in options.items():
+    if not value >= 0:
+      raise Refusal(f'config.method.{name} must be at least 0, but it is {value}')
+
+
 def init(key: Key[Array, ''], count: int, features: int) -> Float[Array, 'k d']:
   """Random directions.
 

@@ -12,18 +12,8 @@ from contrastive_jax.methods import prototypes as clusters
 from contrastive_jax.methods import towers
 from contrastive_jax.methods.base import Info, Method, Output
 from contrastive_jax.models.encoder import Encoder
-from contrastive_jax.types import Refusal
 
 GLOSSARY = clusters.GLOSSARY
-
-
-def _check(freeze_steps: int, queue_size: int, queue_start: float):
-  if freeze_steps < 0:
-    raise Refusal(f'config.method.freeze_steps must be at least 0, but it is {freeze_steps}')
-  if queue_size < 0:
-    raise Refusal(f'config.method.queue_size must be at least 0, but it is {queue_size}')
-  if queue_start < 0:
-    raise Refusal(f'config.method.queue_start must be at least 0, but it is {queue_start}')
 
 
 def _branches(tower: towers.Tower, views: int, prototypes: int, queue_size: int):
@@ -107,7 +97,7 @@ def make(
 
   Source: Caron et al., 2020, with the constants of its code.
   """
-  _check(freeze_steps, queue_size, queue_start)
+  clusters.check_at_least_0(freeze_steps=freeze_steps, queue_size=queue_size, queue_start=queue_start)
   tower = towers.stack(encoder=encoder, head=head)
   init, encode = _branches(tower, info.num_views, prototypes, queue_size)
   assign = functools.partial(losses.sinkhorn, eps=eps, iterations=iterations)
