@@ -7,6 +7,9 @@ from configs import common
 
 
 def get_config(variant: str = ''):
-  """`variant` names a setting of `configs.common`; the prototypes are frozen for four epochs of digits."""
+  """`variant` names a setting of `configs.common`; the prototypes are frozen for four epochs of digits.
+
+  Without the head's batch norm all digits get one embedding, and so the uniform code.
+  """
   method = dict(name='swav', prototypes=64, freeze_steps=20)
-  return common.config(variant, method=method, num_small_views=4)
+  return common.config(variant, method=method, num_small_views=4, head=dict(norm='batch'))

@@ -19,7 +19,7 @@ both = pytest.mark.parametrize('name', [SWAV, DINO])
 @functools.cache
 def stepped(name: str, count: int = 1, **overrides):
   """A run, its state before and after so many steps, and the metrics of the last."""
-  of = tiny.run(name, **overrides)
+  of = tiny.run(name, **(dict(head__norm='none') | overrides))
   before, state, metrics = jax.device_get(tiny.fresh(of)), tiny.fresh(of), {}
   for batch in tiny.batches(of, count):
     state, metrics = of.step(state, batch)
@@ -28,8 +28,8 @@ def stepped(name: str, count: int = 1, **overrides):
 
 @functools.cache
 def encoded(name: str, **overrides):
-  """A run, its fresh state, a batch and the features of its crops."""
-  of = tiny.run(name, **overrides)
+  """A run, its fresh state, a batch and the features of its crops, each of one example alone."""
+  of = tiny.run(name, head__norm='none', **overrides)
   state, (raw,) = tiny.fresh(of), tiny.batches(of, 1)
 
   @compiling.jit
