@@ -131,13 +131,13 @@ def sup_re_mix(
   rows, log_weight = inputs.flatten(z), _LOG_WEIGHTS[weight]
   temperature = jnp.asarray(temperature, z.dtype)
   energy, logits, count = _real(rows, labels, temperature, log_weight, fold, precision)
-  of_negatives, of_brackets = jax.random.split(jax.random.key(0) if key is None else key)
+  keys = () if key is None else tuple(jax.random.split(key))
   against = {'z': rows / temperature, 'label': labels}, {'z': jax.lax.stop_gradient(rows), 'label': labels}
   if mix_negative:
-    words = jax.random.bits(of_negatives, (-(-min(beta) // 2), 2), 'uint32')
+    words = jax.random.bits(keys[0], (-(-min(beta) // 2), 2), 'uint32')
     energy = jnp.logaddexp(energy, _mixed_negatives(against, words, beta, log_weight, fold, precision))
   if mix_positive:
-    chosen = _neighbours(labels, jax.random.bits(of_brackets, (2,), 'uint32'), window, neighbours, fold)
+    chosen = _neighbours(labels, jax.random.bits(keys[1], (2,), 'uint32'), window, neighbours, fold)
     mixed_energy, mixed_logits, mixed_count = _brackets(against, chosen, fold, precision)
     energy, logits, count = jnp.logaddexp(energy, mixed_energy), logits + mixed_logits, count + mixed_count
   some = count > 0
