@@ -141,7 +141,7 @@ def build(config: ml_collections.ConfigDict, data: dict[str, Source] | None = No
   _check_best(options, config.evals)
   if not 0 <= config.seed < _SEEDS:
     raise Refusal(f'config.seed must be from 0 to {_SEEDS - 1}, but it is {config.seed}')
-  info = Info(train.num_examples, per_epoch, total, config.data.num_views)
+  info = Info(train.num_examples, per_epoch, total, config.data.num_views, len(train.label_names))
   schedule = resolve.build(config.schedule, 'schedule', total, batch_size)
   optimiser = resolve.build(config.optimiser, 'optimiser', schedule)
   how, views_ = method(config, info), views(config, train)
