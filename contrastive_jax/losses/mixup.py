@@ -108,7 +108,7 @@ def sup_re_mix(
     key: of the shares and the neighbours, the same on every device.
     temperature: divides similarities; a scalar.
     window: how far the labels of a bracket may be from the anchor's, exclusive; 5 (years of age) in the paper.
-    weight: of a candidate, by the difference d of labels: 'l1' 1 + |d|, 'l2' 1 + d^2, 'inverse_l1' and 'inverse_l2'
+    weight: of a candidate, by the difference d of labels: 'l1' 1 + abs(d), 'l2' 1 + d^2, 'inverse_l1' and 'inverse_l2'
       their reciprocals, 'none' 1.
     mix_negative: whether there are mixed negatives.
     mix_positive: whether there are mixed positives. With neither and weight 'none' it is `sup_con`.
