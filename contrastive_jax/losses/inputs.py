@@ -156,6 +156,17 @@ def off_diagonal(views: int) -> Bool[Array, 'v v']:
   return ~jnp.eye(views, dtype=bool)
 
 
+def within_views(z: Float[Array, 'v b d'], temperature, fold: Fold | str, precision) -> Float[Array, 'v b']:
+  """Log-sum-exp of each row's logits with the other instances in its own view, one view after the other."""
+
+  def energy(view):
+    op, logit = symmetric(view, temperature, {}, fold, precision)
+    (lse,), _ = op.reduce([logsumexp(logit)])
+    return lse
+
+  return jax.lax.map(energy, z)
+
+
 def global_logsumexp(values: Float[Array, ' n'], fold: Fold | str) -> tuple[Float[Array, ''], Float[Array, '']]:
   """log sum exp of all devices' values, and how many they are.
 
