@@ -2,8 +2,8 @@
 
     python -m experiments.batch_size.run
 
-Trains NT-Xent, DCL, DCLW and SogCLR on digits with batches of 32 to 1,024 examples for as many epochs each, the learning
-rate scaled by the root of the batch, and writes a table and a figure beside this file. Runs are kept in
+Trains NT-Xent, DCL, DCLW and SogCLR on digits with batches of 32 to 1,024 examples for as many epochs each, the
+learning rate scaled by the root of the batch, and writes a table and a figure beside this file. Runs are kept in
 runs/batch_size: the same command goes on where it was interrupted. Some 50 minutes on two CPU cores.
 `--setting=cifar10` is for a GPU.
 
