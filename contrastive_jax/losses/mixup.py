@@ -66,8 +66,12 @@ def _share(words: Int[Array, 'k 2'], beta: tuple[int, int], anchor, other) -> Fl
 def _check(z, labels, key, temperature, window, weight, mixes: bool, beta, neighbours):
   inputs.check_views(z, at_least=1)
   inputs.check_temperature(temperature)
+  inputs.check_array('labels', labels, jnp.number, 'numbers')
   if labels.shape != z.shape[1:2] or not jnp.issubdtype(labels.dtype, jnp.number):
     raise Refusal(f'labels must be one number an instance, [{z.shape[1]}], but they are {labels.dtype} {labels.shape}')
+  known = jnp.issubdtype(labels.dtype, jnp.integer) and not isinstance(labels, jax.core.Tracer)
+  if known and abs(labels).max() > 2**24:
+    raise Refusal(f'labels beyond 2^24 are not told apart in float32, but one is {labels[abs(labels).argmax()]}')
   if weight not in _LOG_WEIGHTS:
     raise Refusal(f"unknown weight '{weight}'{nearest(str(weight), _LOG_WEIGHTS)}")
   inputs.check_positive('window', window)

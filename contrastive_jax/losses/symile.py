@@ -138,8 +138,7 @@ def symile(
     ValueError: fewer than two modalities, unknown negatives, no key, and as in `info_nce`.
 
   Source: Saporta et al., 2024, "Contrasting with Symile: Simple Model-Agnostic Representation Learning for Unlimited
-  Modalities"; its repository, rajesh-lab/symile, stops the gradient of the candidates of 'n_squared' for M > 3, the
-  paper and this do not.
+  Modalities", and its repository, rajesh-lab/symile.
   """
   _check(reps, temperature, negatives, fold)
   reps = [inputs.wide(rep) for rep in reps]

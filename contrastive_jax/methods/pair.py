@@ -38,7 +38,7 @@ def _proxies(key, tower: towers.Tower, params, stats, batch, info: Info):
   if not info.num_classes:
     raise Refusal('the loss learns a proxy for each class, but the data set names no classes')
   (*_, g), _ = jax.eval_shape(tower.apply, params, stats, batch['view_0'])
-  return jax.random.normal(jax.random.fold_in(key, 1), (info.num_classes, g.shape[1]), g.dtype)
+  return jax.random.normal(key, (info.num_classes, g.shape[1]), g.dtype)
 
 
 def options(*, loss: str = 'nt_xent', **_) -> dict[str, inspect.Parameter]:
@@ -78,9 +78,10 @@ def make(
   tower = towers.stack(encoder=encoder, head=head)
 
   def init(key, batch):
-    params, stats = tower.init(key, batch['view_0'])
+    of_tower, of_proxies = jax.random.split(jax.random.fold_in(key, 1)) if 'proxies' in arguments else (key, None)
+    params, stats = tower.init(of_tower, batch['view_0'])
     if 'proxies' in arguments:
-      params['proxies'] = _proxies(key, tower, params, stats, batch, info)
+      params['proxies'] = _proxies(of_proxies, tower, params, stats, batch, info)
     return params, {'stats': stats}
 
   def encode(params, state, batch, *, key, step, train):
@@ -91,6 +92,8 @@ def make(
     g = jnp.swapaxes(features['g'], 0, 1)
     if len(g) < sides:
       raise Refusal(f"loss '{loss}' takes {sides} views, but config.data.num_views={len(g)}")
+    if 'x' in arguments and 'y' not in arguments:  # rows of one side: every view is one
+      g, batch = g.reshape(1, -1, g.shape[2]), {'label': jnp.tile(batch['label'], len(g))}
     given = {name: read(g, batch, key) for name, read in _ARGUMENTS.items() if name in arguments}
     values = of_arrays(**given, **{name: params[name] for name in arguments if name == 'proxies'})
     similarity = (losses.unit(g[0]) * losses.unit(g[-1])).sum(-1).mean()

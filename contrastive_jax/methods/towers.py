@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 from contrastive_jax import losses
@@ -68,7 +69,7 @@ def of_views(
   if max(views) >= there:
     raise Refusal(f'the method compares {max(views) + 1} views of an example, but config.data.num_views={there}')
   x = jnp.stack([batch[f'view_{v}'] for v in views], axis=1)
-  keys = jax.vmap(lambda k: jax.random.split(k, len(views)))(example_keys(key, batch['index'])).reshape(-1)
+  keys = jax.vmap(lambda k: jax.random.split(k, there)[np.array(views)])(example_keys(key, batch['index'])).reshape(-1)
   outputs, stats = tower.apply(params, stats, x.reshape(-1, *x.shape[2:]), keys=keys, train=train)
   return tuple(out.reshape(*x.shape[:2], -1) for out in outputs), stats
 
