@@ -11,9 +11,9 @@ _FLOORS_DEPEND_ON = ('data', 'seed', 'encoder', 'head', 'method')
 
 def main(config, workdir: str):
   """Prints the scores of a checkpoint (--checkpoint) beside the floors. Nothing of the run is changed."""
-  from contrastive_jax.engine import evaluation, serve, setup
+  from contrastive_jax.engine import evaluation, serve
 
-  run = setup.build(config, serve.sources(config, workdir))
+  run = serve.build(config, serve.sources(config, workdir), workdir)
   params, state, step = serve.restore(run, workdir, CHECKPOINT.value)
   usable, columns = evaluation.possible(run.evaluators, {f'step {step}': run.embedder.at(params, state)})
   columns |= _floors(run._replace(evaluators=usable), config, workdir)

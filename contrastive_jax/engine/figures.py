@@ -20,7 +20,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from sklearn.manifold import TSNE
 
 DPI = 160
-LEFT, RIGHT, BOTTOM, TOP = 0.62, 0.12, 0.52, 0.45
+LEFT, RIGHT, BOTTOM, TOP = 0.62, 0.2, 0.52, 0.45
 
 
 class Theme(NamedTuple):
@@ -79,13 +79,15 @@ def accuracies(
   title: str = 'test accuracy',
   theme: Theme = LIGHT,
 ) -> Figure:
-  """Accuracies of evaluators over training steps, with that of a baseline as a dashed line of the same colour."""
+  """Accuracies of evaluators over training steps, with that of raw pixels as a dashed line of the same colour."""
   figure, axes = _panel(theme)
   for colour, name in zip(_cycle(theme.series, len(values)), values, strict=True):
     axes.plot(steps[name], values[name], color=colour, linewidth=1.8, marker='o', markersize=3.5, label=name)
     floor = (floors or {}).get(name)
     if floor is not None:
       axes.axhline(floor, color=colour, linewidth=1.1, linestyle=(0, (4, 3)), alpha=0.8)
+  if floors:
+    axes.plot([], [], color=theme.muted, linewidth=1.1, linestyle=(0, (4, 3)), label='raw pixels')
   axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{100 * value:.4g}%'))
   _label(axes, theme, title=title, x='step')
   _legend(axes, theme)
@@ -113,7 +115,7 @@ def plane(x: Float[np.ndarray, 'n d'], *, seed: int = 0) -> Float[np.ndarray, 'n
 def embedding_map(
   points: Float[np.ndarray, 'n 2'], label: Int[np.ndarray, ' n'], *, names: Sequence[str] = (), theme: Theme = LIGHT
 ) -> Figure:
-  """Points in the plane coloured by label, each class named at its median; unlabelled points (-1) are grey."""
+  """Points in the plane coloured by label, each class named at its medoid; unlabelled points (-1) are grey."""
   across, up = np.maximum(np.ptp(points, axis=0), 1e-6)
   figure, axes = _panel(theme, width=7.2, height=7.2 * float(np.clip(up / across, 0.5, 1.0)))
   axes.set_position((0.0, 0.0, 1.0, 1.0))
@@ -126,8 +128,7 @@ def embedding_map(
     axes.scatter(x[own], y[own], s=18 if len(x) < 800 else 9, color=colour, alpha=0.85, linewidths=0)
     if len(classes) <= 20:
       axes.text(
-        float(np.median(x[own])),
-        float(np.median(y[own])),
+        *_medoid(points[own]),
         names[c] if c < len(names) else str(c),
         color=theme.text,
         fontsize=14,
@@ -141,6 +142,14 @@ def embedding_map(
   axes.margins(0.06)
   axes.axis('off')
   return figure
+
+
+def _medoid(points: Float[np.ndarray, 'n 2']) -> tuple[float, float]:
+  """The point with half of the others nearest: within the larger part of a class that lies in two."""
+  some = points[:: max(1, len(points) // 500)]
+  apart = np.linalg.norm(some[:, None] - some[None], axis=-1)
+  x, y = some[np.median(apart, axis=1).argmin()]
+  return float(x), float(y)
 
 
 def spectrum(values: Mapping[str, Float[np.ndarray, ' r']], *, theme: Theme = LIGHT) -> Figure:
@@ -179,8 +188,7 @@ def cosine_histogram(
     if len(values):
       axes.hist(values, edges, density=True, color=colour, alpha=0.35, histtype='stepfilled')
       axes.hist(values, edges, density=True, color=colour, linewidth=1.6, histtype='step', label=name)
-  _label(axes, theme, title=title, x='cosine')
-  axes.set_yticks([])
+  _label(axes, theme, title=f'{title}: density', x='cosine')
   _legend(axes, theme)
   return figure
 
@@ -282,7 +290,7 @@ def _legend(axes: Axes, theme: Theme) -> None:
       labelcolor=theme.text,
       loc='lower right',
       bbox_to_anchor=(1.0, 1.0),
-      ncols=2,
+      ncols=len(axes.get_legend_handles_labels()[1]),
       borderaxespad=0.2,
       handlelength=1.2,
       handletextpad=0.5,

@@ -14,7 +14,7 @@ from contrastive_jax.types import Refusal, nearest
 Rates = tuple[tuple[str, float], ...]
 
 # Biases and the scales of norms are neither decayed nor, under LARS, rescaled.
-NO_DECAY = r'.*(bias|scale|temperature)'
+NO_DECAY = r'.*(bias|scale|temperature)|proxies'
 
 _SCALINGS: dict[str, Callable[[float], float]] = {
   'none': lambda batch_size: 1.0,

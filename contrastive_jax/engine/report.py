@@ -130,10 +130,11 @@ def _facts(run: _Run) -> str:
     values = [line[name] for line in run.lines if name in line]
     return form.format(values[-1]) if values else None
 
+  rates = [line['examples_per_second'] for line in run.lines if 'examples_per_second' in line]
   facts = [
     last('step', '{:,} steps'),
     last('loss', 'loss {:.4g}'),
-    last('examples_per_second', '{:,.0f} examples/s'),
+    f'{np.median(rates):,.0f} examples/s' if rates else None,
     f'{_count(run)[0]:,} test rows embedded' if run.embeddings else None,
   ]
   return ' · '.join(fact for fact in facts if fact)

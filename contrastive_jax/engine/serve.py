@@ -58,6 +58,11 @@ def _of_the_run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) 
   return config.data.source == resolve.load(str(workdir)).data.source
 
 
+def build(config: ml_collections.ConfigDict, data: dict[str, Source], workdir: str | pathlib.Path) -> setup.Run:
+  """The run of a config on data that need not be those of training: a checkpoint keeps the shapes of these."""
+  return setup.build(config, data, trained_on=read_data(workdir).get('train'))
+
+
 class Model:
   """A trained encoder.
 
@@ -143,4 +148,4 @@ def load(
     data = identity.promised(record, lambda: sources(given, workdir))
   else:
     data = sources(given, workdir)
-  return Model(setup.build(given, data), workdir, checkpoint)
+  return Model(build(given, data, workdir), workdir, checkpoint)

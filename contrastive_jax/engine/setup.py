@@ -3,7 +3,7 @@
 import functools
 import inspect
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -138,8 +138,12 @@ def _with_fold(section):
   return section.to_dict() | {'fold': _FOLDS[name](**options)}
 
 
-def build(config: ml_collections.ConfigDict, data: dict[str, Source] | None = None) -> Run:
+def build(
+  config: ml_collections.ConfigDict, data: dict[str, Source] | None = None, *, trained_on: Mapping | None = None
+) -> Run:
   """Resolves a completed config; `data` are the splits to use in place of those that it names.
+
+  `trained_on` is the record of the training split of a run whose checkpoints are to fit; these data may be others.
 
   Raises:
     Refusal: what the config asks for cannot be had: data missing, a batch larger than them, an unknown name, ...
@@ -157,7 +161,10 @@ def build(config: ml_collections.ConfigDict, data: dict[str, Source] | None = No
   _check_best(options, config.evals)
   if not 0 <= config.seed < _SEEDS:
     raise Refusal(f'config.seed must be from 0 to {_SEEDS - 1}, but it is {config.seed}')
-  info = Info(train.num_examples, per_epoch, total, config.data.num_views, small)
+  info = Info(train.num_examples, per_epoch, total, config.data.num_views, len(train.label_names), small)
+  if trained_on:
+    names = trained_on['label_names']
+    info = info._replace(num_examples=trained_on['num_examples'], num_classes=len(names))
   schedule = resolve.build(config.schedule, 'schedule', total, batch_size)
   optimiser = resolve.build(config.optimiser, 'optimiser', schedule)
   how, views_ = method(config, info), views(config, train)

@@ -62,7 +62,13 @@ def _taught(state: TrainState) -> TrainState:
   if 'teacher' not in state.state:
     return state
   teacher, student = state.state['teacher'], {'params': state.params, 'stats': state.state['stats']}
-  copies = {kind: {k: jax.tree.map(jnp.copy, student[kind][k]) for k in own} for kind, own in teacher.items()}
+
+  def copy(of_student, there):
+    return jax.device_put(jnp.copy(of_student), there.sharding)
+
+  copies = {
+    kind: {name: jax.tree.map(copy, student[kind][name], own[name]) for name in own} for kind, own in teacher.items()
+  }
   return state._replace(state=state.state | {'teacher': copies})
 
 

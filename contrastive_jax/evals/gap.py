@@ -5,9 +5,6 @@ from collections.abc import Callable
 import jax
 import numpy as np
 from jaxtyping import Array, Float
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from contrastive_jax import losses
 from contrastive_jax.evals import evaluator
@@ -34,6 +31,10 @@ def separability(x: Float[np.ndarray, 'n d'], y: Float[np.ndarray, 'n d'], *, se
   Logistic regression on standardised features (C = 100), fitted on 80% of the pairs. A pair is held out as a whole, so
   equal towers have exactly 0.5: nothing can be learnt of a row from its partner.
   """
+  from sklearn.linear_model import LogisticRegression  # slow to import, and only needed here
+  from sklearn.pipeline import make_pipeline
+  from sklearn.preprocessing import StandardScaler
+
   order = np.random.default_rng(seed).permutation(len(x))
   held = max(1, len(x) // 5)
   split = [np.concatenate([side[rows] for side in (x, y)]) for rows in (order[held:], order[:held])]

@@ -83,16 +83,11 @@ _LOSSES = sorted({name for module in _MODULES for name in module.__all__})
 # Losses of pairs, which have a fold: the law tests run each through the gauntlet.
 PAIRWISE = tuple(name for name in _LOSSES if 'fold' in inspect.signature(globals()[name]).parameters)
 
-# What remembers every example: these take and return their rows.
-STATEFUL = tuple(name for name in _LOSSES if 'state' in inspect.signature(globals()[name]).parameters)
-
-# What compares rows with learnable vectors of classes, which a method of them has to hold.
-PROXIED = tuple(name for name in _LOSSES if 'proxies' in inspect.signature(globals()[name]).parameters)
-
-# What a config of `pair` can name: not the statistics of rows that are their parts, nor what returns two values, nor
-# what meets one teacher's view with the views of all others.
-_PARTS = ('alignment', 'cacr_momentum', 'cross_uniformity', 'info_nce_both', 'uniformity')
-OBJECTIVES = tuple(name for name in _LOSSES if name not in (*_PARTS, *STATEFUL, *PROXIED))
+# What can be trained: not the statistics of rows that are parts of others, nor what returns two values, nor what meets
+# the key of one view with all others, nor N-pair, whose rows keep their norms and are of one pair a class. A method
+# says which of these it has the arrays for.
+_PARTS = ('alignment', 'cacr_momentum', 'cross_uniformity', 'info_nce_both', 'n_pair', 'uniformity')
+OBJECTIVES = tuple(name for name in _LOSSES if name not in _PARTS)
 
 # `health` has a fold but is no loss. Symile takes a sequence of modalities and SupReMix a key, which no law can make.
 # Losses of clusters and of distillation take codes or a teacher's outputs.

@@ -112,8 +112,7 @@ def cacr(
   Args:
     z: `[V, B, D]`, unit norm, V >= 2; the paper has five views. Two views have one positive, whatever t_pos.
     t_pos: sharpness of the positives' weights, at least 0.
-    t_neg: sharpness of the negatives' weights, at least 0; the official code has 2 for CIFAR-100 and STL-10 and 0.9 for
-      CIFAR-10.
+    t_neg: sharpness of the negatives' weights, at least 0; 2 in the official code, but 0.9 for CIFAR-10.
     alpha: weight of the attraction.
     beta: weight of the repulsion.
     tau_plus: share of false negatives, in [0, 1), for which the repulsion r of a pair of views is corrected to

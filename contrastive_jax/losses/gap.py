@@ -59,6 +59,11 @@ def cross_uniformity(
   return potential - jnp.log(count * (count - 1))
 
 
+def _counts(weight) -> bool:
+  """Whether a term has to be computed: not where its weight is known to be 0."""
+  return not isinstance(weight, int | float) or weight != 0
+
+
 def clip_with_geometry(
   x: Float[Array, 'b d'],
   y: Float[Array, 'b d'],
@@ -106,14 +111,14 @@ def clip_with_geometry(
   values = symmetric_info_nce(x, y, temperature=temperature, fold=fold, precision=precision)
   x, y = inputs.wide(x), inputs.wide(y)
   _, count = inputs.global_logsumexp(jnp.zeros_like(x[:, 0]), fold)
-  if align_weight:
+  if _counts(align_weight):
     values += align_weight * jnp.square(x - y).sum(-1)
-  if uniform_weight:
+  if _counts(uniform_weight):
     spread = [uniformity(side, t=t, fold=fold, precision=precision) for side in (x, y)]
     # The potential of a row with itself is 1.
     each = [jax.nn.softplus(u + jnp.log(count - 1)) - (jnp.log(count) if pair_mean else 0) for u in spread]
     values += uniform_weight * (each[0] + each[1]) / 2
-  if cross_weight:
+  if _counts(cross_weight):
     across = cross_uniformity(x, y, t=t, fold=fold, precision=precision)
     values += cross_weight * (across if pair_mean else across + jnp.log(count - 1))
   return values

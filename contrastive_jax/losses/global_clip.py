@@ -169,6 +169,7 @@ def isog_clip(
   Source: Qiu et al., 2023, and its code for CC3M, whose defaults these are.
   """
   state = _check(x, y, state, gamma, 'temperature', 'momentum')
+  per_sample.check_range(tau_min, tau_max, beta=tau_beta, clip=tau_clip)
   x, y = inputs.wide(x), inputs.wide(y)
   rho = jax.lax.stop_gradient(jnp.asarray(rho, x.dtype))
   temperatures = [jnp.asarray(side.temperature, x.dtype) for side in state]

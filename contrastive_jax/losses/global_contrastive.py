@@ -140,6 +140,7 @@ def isog_clr(
   """
   inputs.check_views(z)
   per_sample.check_gamma(gamma)
+  per_sample.check_range(tau_min, tau_max, beta=tau_beta, clip=tau_clip)
   state = per_sample.check(state, z.shape[1], 'temperature', 'momentum')
   z = inputs.wide(z)
   temperature, rho = jnp.asarray(state.temperature, z.dtype), jax.lax.stop_gradient(jnp.asarray(rho, z.dtype))

@@ -36,7 +36,8 @@ def mean(values: Float[Array, '...'], where: Bool[Array, '...'] | None = None) -
   return jnp.where(where, values, 0).sum() / jnp.maximum(where.sum(), 1).astype(values.dtype)
 
 
-def _check_array(name: str, x, kind, needed: str):
+def check_array(name: str, x, kind, needed: str):
+  """Refuses what is not an array of a kind of numbers, by its name."""
   if not hasattr(x, 'dtype'):
     raise Refusal(f'{name} must be an array, but it is a {type(x).__name__}')
   if not jnp.issubdtype(x.dtype, kind):
@@ -46,13 +47,13 @@ def _check_array(name: str, x, kind, needed: str):
 def check_floats(**arrays: Array):
   """Refuses what is not a floating-point array, by its name."""
   for name, x in arrays.items():
-    _check_array(name, x, jnp.floating, 'floating-point')
+    check_array(name, x, jnp.floating, 'floating-point')
 
 
 def check_integers(**arrays: Array):
   """Refuses what is not an array of integers, by its name."""
   for name, x in arrays.items():
-    _check_array(name, x, jnp.integer, 'integers')
+    check_array(name, x, jnp.integer, 'integers')
 
 
 def check_entries(count: int, **entries: Array | None):
@@ -61,7 +62,7 @@ def check_entries(count: int, **entries: Array | None):
     if x is None:
       continue
     mask = name.endswith('mask')
-    _check_array(name, x, jnp.bool_ if mask else jnp.integer, 'boolean' if mask else 'integers')
+    check_array(name, x, jnp.bool_ if mask else jnp.integer, 'boolean' if mask else 'integers')
     if x.shape != (count,):
       raise Refusal(f'{name} must have one entry an instance, [{count}], but it is {x.shape}')
 
@@ -163,6 +164,17 @@ def gram(z: Float[Array, 'v b d']) -> Float[Array, 'b v v']:
 def off_diagonal(views: int) -> Bool[Array, 'v v']:
   """True between different views."""
   return ~jnp.eye(views, dtype=bool)
+
+
+def within_views(z: Float[Array, 'v b d'], temperature, fold: Fold | str, precision) -> Float[Array, 'v b']:
+  """Log-sum-exp of each row's logits with the other instances in its own view, one view after the other."""
+
+  def energy(view):
+    op, logit = symmetric(view, temperature, {}, fold, precision)
+    (lse,), _ = op.reduce([logsumexp(logit)])
+    return lse
+
+  return jax.lax.map(energy, z)
 
 
 def global_logsumexp(values: Float[Array, ' n'], fold: Fold | str) -> tuple[Float[Array, ''], Float[Array, '']]:

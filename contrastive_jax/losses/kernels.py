@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from contrastive_jax.losses import inputs
 from contrastive_jax.losses.inputs import Temperature
-from contrastive_jax.similarity import Fold, Similarity, logsumexp, mean
+from contrastive_jax.similarity import Fold, Similarity, mean
 from contrastive_jax.types import Refusal, nearest
 
 __all__ = ['dhel', 'kcl']
@@ -49,13 +49,7 @@ def dhel(
   inputs.check_sides(x, y, equal=True)
   inputs.check_temperature(temperature)
   x, y = inputs.wide(x), inputs.wide(y)
-
-  def energy(view):
-    op, logit = inputs.symmetric(view, temperature, {}, fold, precision)
-    (lse,), _ = op.reduce([logsumexp(logit)])
-    return lse
-
-  energies = jax.lax.map(energy, jnp.stack([x, y]) if both_views else x[None])
+  energies = inputs.within_views(jnp.stack([x, y]) if both_views else x[None], temperature, fold, precision)
   some = ~jnp.isneginf(energies[0])
   return jnp.where(some, jnp.where(some, energies, 0).sum(0) - (x * y).sum(-1) / temperature, 0)
 

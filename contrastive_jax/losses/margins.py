@@ -55,10 +55,10 @@ def _check(z, labels, **above_zero):
   check_above_zero(**above_zero)
 
 
-def _ids(z: Float[Array, 'v b d'], labels) -> Int[Array, ' n']:
-  """Every view has the label of its instance; in the order of `inputs.flatten`."""
+def _ids(rows: Float[Array, 'n d'], labels: Int[Array, ' b']) -> Int[Array, ' n']:
+  """Every view has the label of its instance; of rows in the order of `inputs.flatten`."""
   # jnp.repeat refuses explicitly sharded arrays.
-  return jnp.broadcast_to(labels[:, None], z.shape[1::-1]).reshape(-1)
+  return jnp.broadcast_to(labels[:, None], (len(labels), len(rows) // max(len(labels), 1))).reshape(-1)
 
 
 def _one(pair):
@@ -80,31 +80,41 @@ def _between(far, near, some, hinge, margin):
   return jnp.where(some, hinge(jnp.where(some, far, 0) - jnp.where(some, near, 0) + margin), 0)
 
 
-def _by_positive(of: Callable, distance: Callable, hinge: Callable, margin, mining: str, most: int):
-  """One pass over the negatives for each of the farthest positives of the anchors."""
+def _next_farther(of: Callable, distance: Callable, far: Float[Array, 'n k']) -> Int[Array, 'n k']:
+  """Positions of the nearest negatives that are farther than each of the positives; -1 where there is none."""
+
+  def closer(pair):
+    return -distance(pair)
+
+  def farther(pair):
+    return negative(pair) & (distance(pair) > pair.anchor['far'])
+
+  def one(far):
+    ((_, place),), _ = of({'far': far}).reduce([top(1, closer, farther)])
+    return place[:, 0]
+
+  return jnp.where(jnp.isinf(far), -1, jax.lax.map(one, far.T).T)
+
+
+def _by_positive(of: Callable, fixed: Callable, distance: Callable, hinge: Callable, margin, semi: bool, most: int):
+  """The farthest positives of each anchor with all negatives at once."""
   ((far, _), negatives), _ = of({}).reduce([top(most, distance, positive), total(_one, negative)])
+  some = ~jnp.isinf(far)
+  entries = {'some': some, 'reach': jnp.where(some, far, 0) + margin}
+  if semi:
+    # Which negatives these are has no gradient; a differentiated loop over passes would keep all tiles.
+    entries['chosen'] = _next_farther(fixed, distance, jax.lax.stop_gradient(far))
 
-  def nearest_farther(far):
-    def farther(pair):
-      return negative(pair) & (distance(pair) > pair.anchor['far'])
+  def costs(pair):
+    kept = pair.anchor['chosen'] == pair.other['position'] if semi else pair.anchor['some']
+    return jnp.where(kept, hinge(pair.anchor['reach'] - distance(pair)), 0)
 
-    (near,), _ = of({'far': jax.lax.stop_gradient(far)}).reduce([minimum(distance, farther)])
-    some = ~jnp.isinf(far) & ~jnp.isinf(near)
-    value = _between(far, near, some, hinge, margin)
-    return value, value > 0, some
-
-  def every(far):
-    some = ~jnp.isinf(far)
-
-    def cost(pair):
-      return hinge(pair.anchor['reach'] - distance(pair))
-
-    terms = [total(cost, negative), total(lambda pair: (cost(pair) > 0).astype(pair.dot.dtype), negative)]
-    (value, active), _ = of({'reach': jnp.where(some, far, 0) + margin}).reduce(terms)
-    return jnp.where(some, value, 0), jnp.where(some, active, 0), jnp.where(some, negatives, 0)
-
-  each = jax.lax.map(nearest_farther if mining == 'semi_hard' else every, far.T)
-  return tuple(x.sum(0) for x in each)
+  terms = [
+    total(lambda pair: costs(pair).sum(), negative),
+    total(lambda pair: (costs(pair) > 0).sum().astype(pair.dot.dtype), negative),
+  ]
+  (value, active), _ = of(entries).reduce(terms)
+  return value, active, (entries['chosen'] >= 0).sum(1) if semi else some.sum(1) * negatives
 
 
 def _check_triplets(z, labels, margin, mining, max_positives, reduction):
@@ -118,15 +128,16 @@ def _check_triplets(z, labels, margin, mining, max_positives, reduction):
 
 
 def _triplets(z, labels, measure, hinge, margin, mining: str, most: int, fold, precision):
-  rows = measure.rows(inputs.flatten(z), precision) | {'id': _ids(z, labels)}
+  def operator(z):
+    rows = measure.rows(z, precision) | {'id': _ids(z, labels)}
+    return lambda entries: Similarity(rows | entries, fold=fold, precision=precision)
 
-  def of(entries):
-    return Similarity(rows | entries, fold=fold, precision=precision)
-
+  flat = inputs.flatten(z)
   if mining == 'hard':
-    return _hardest(of, measure.value, hinge, margin)
-  most = most if crosses(fold) else max(1, min(most, len(rows['z']) - 1))
-  return _by_positive(of, measure.value, hinge, margin, mining, most)
+    return _hardest(operator(flat), measure.value, hinge, margin)
+  most = most if crosses(fold) else max(1, min(most, len(flat) - 1))
+  of, fixed = operator(flat), operator(jax.lax.stop_gradient(flat))
+  return _by_positive(of, fixed, measure.value, hinge, margin, mining == 'semi_hard', most)
 
 
 def triplet(
@@ -146,8 +157,8 @@ def triplet(
 
   Positives are the other rows of the anchor's label, in all views; negatives the rows of other labels. Its triplets
   :math:`T_a` are: 'hard', its farthest positive with its nearest negative; 'semi_hard', each positive with the nearest
-  negative that is farther than it, if any; 'all', each positive with each negative. 'hard' takes one pass over the
-  pairs, the others one for each positive, so of the `max_positives` farthest ones alone.
+  negative that is farther than it, if any; 'all', each positive with each negative. The last two look at the
+  `max_positives` farthest positives of an anchor alone; 'semi_hard' takes one more pass for each of them.
 
   Args:
     z: `[V, B, D]`, of any norm; V = 1 is allowed, labels make the positives.
@@ -232,7 +243,7 @@ def _rows(z: Float[Array, 'v b d'], labels, **scalars):
   """The rows of all views; scalars travel with them, as no term may close over an array."""
   flat = inputs.flatten(z)
   entries = {k: jnp.broadcast_to(jnp.asarray(v, z.dtype), flat.shape[:1]) for k, v in scalars.items()}
-  return {'z': flat, 'id': _ids(z, labels), **entries}
+  return {'z': flat, 'id': _ids(flat, labels), **entries}
 
 
 def one_more(lse, offset):

@@ -1,5 +1,20 @@
-"""SupReMix: supervised contrastive learning for regression, with mixtures of embeddings as hard pairs."""
+r"""SupReMix: supervised contrastive learning for regression, with mixtures of embeddings as hard pairs.
 
+Mixtures are constants. They are not scaled to unit norm, so that their similarities are mixtures of similarities and no
+mixture is ever made:
+
+- mixed negatives :math:`a z_i + (1 - a) z_k` of the anchor and each row k of another label, one each, with a drawn for
+  every pair and the label mixed alike;
+- mixed positives :math:`a z_j + (1 - a) z_k` of rows whose labels bracket the anchor's, :math:`y_j < y_i < y_k`, with
+  :math:`a = (y_k - y_i) / (y_k - y_j)`, so that the mixed label is the anchor's.
+
+Brackets number B^3, of which the official code takes all within a window of labels. Here some rows on either side of
+the anchor's label are drawn from the window, without replacement, and all pairs of these are mixed. Two faults of that
+code are not followed: it shifts real and mixed logits by maxima of their own before it adds their exponentials, and
+weighs mixtures by labels of other mixtures.
+"""
+
+import functools
 from collections.abc import Callable
 
 import jax
@@ -48,10 +63,15 @@ def _share(words: Int[Array, 'k 2'], beta: tuple[int, int], anchor, other) -> Fl
 # --- the loss ---
 
 
-def _check(z, labels, key, window, weight, mixes: bool, beta, neighbours):
+def _check(z, labels, key, temperature, window, weight, mixes: bool, beta, neighbours):
   inputs.check_views(z, at_least=1)
+  inputs.check_temperature(temperature)
+  inputs.check_array('labels', labels, jnp.number, 'numbers')
   if labels.shape != z.shape[1:2] or not jnp.issubdtype(labels.dtype, jnp.number):
     raise Refusal(f'labels must be one number an instance, [{z.shape[1]}], but they are {labels.dtype} {labels.shape}')
+  known = jnp.issubdtype(labels.dtype, jnp.integer) and not isinstance(labels, jax.core.Tracer)
+  if known and abs(labels).max() > 2**24:
+    raise Refusal(f'labels beyond 2^24 are not told apart in float32, but one is {labels[abs(labels).argmax()]}')
   if weight not in _LOG_WEIGHTS:
     raise Refusal(f"unknown weight '{weight}'{nearest(str(weight), _LOG_WEIGHTS)}")
   inputs.check_positive('window', window)
@@ -83,32 +103,21 @@ def sup_re_mix(
   .. math:: \ell_i = -\frac{1}{|P_i|} \sum_{p \in P_i} \frac{z_i^\top p}{\tau}
             + \log \sum_{c \in C_i} (1 + |y_i - y_c|) \exp \frac{z_i^\top c}{\tau}
 
-  The candidates C of an anchor, which is any view of any instance, are all other rows and, as constants,
-
-  - mixed negatives :math:`a z_i + (1 - a) z_k` of the anchor and each row k of another label, one each, with a drawn
-    from Beta(2, 8) for every pair and the label mixed alike;
-  - mixed positives :math:`a z_j + (1 - a) z_k` of rows whose labels bracket the anchor's, :math:`y_j < y_i < y_k`, each
-    less than `window` away, with :math:`a = (y_k - y_i) / (y_k - y_j)`, so that the mixed label is the anchor's.
-
-  The positives P are the rows of equal label and the mixed positives. Mixtures are not scaled to unit norm; their
-  similarities are mixtures of similarities, so that none is ever made.
-
-  Brackets number B^3. Here up to `neighbours` rows on either side of the anchor's label are drawn within the window,
-  without replacement, and all pairs of these are mixed: all brackets where there are no more rows than that. The
-  official code takes all of them.
+  An anchor is any view of any instance. Its candidates C are all other rows, mixed negatives and mixed positives; its
+  positives P are the rows of equal label and the mixed positives. The module says what the mixtures are.
 
   Args:
     z: `[V, B, D]`, unit norm, V >= 1; two views in the paper.
-    labels: `[B]`, numbers.
+    labels: numbers `[B]`.
     key: of the shares and the neighbours, the same on every device.
     temperature: divides similarities; a scalar.
     window: how far the labels of a bracket may be from the anchor's, exclusive; 5 (years of age) in the paper.
-    weight: of a candidate in the denominator, by the difference d of labels: 'l1' 1 + |d|, 'l2' 1 + d^2, 'inverse_l1'
-      and 'inverse_l2' their reciprocals, 'none' 1.
+    weight: of a candidate, by the difference d of labels: 'l1' 1 + abs(d), 'l2' 1 + d^2, 'inverse_l1' and 'inverse_l2'
+      their reciprocals, 'none' 1.
     mix_negative: whether there are mixed negatives.
     mix_positive: whether there are mixed positives. With neither and weight 'none' it is `sup_con`.
-    beta: of the share of the anchor in a mixed negative, positive integers; the official code offers (8, 2) and (5, 5).
-    neighbours: most rows on either side of which brackets are made.
+    beta: of the anchor's share in a mixed negative, positive integers; the official code offers (8, 2) and (5, 5) too.
+    neighbours: most rows on either side of which brackets are made; with as many as the window holds, all are.
     fold: as in `nt_xent`.
     precision: as in `nt_xent`.
 
@@ -116,33 +125,37 @@ def sup_re_mix(
     One value per anchor, `[V, B]`; 0 for anchors without positives.
 
   Raises:
-    ValueError: as in `nt_xent`; labels that are not numbers `[B]`, no key though something is mixed, an unknown weight,
-      a window <= 0, a beta or a number of neighbours that is not positive integers.
+    ValueError: as in `nt_xent`; labels or options that do not fit, no key though something is mixed.
 
-  Source: Wu et al., 2023, "Mixup Your Own Pairs", and its repository, yilei-wu/SupReMix, with one log-sum-exp over
-  real and mixed candidates, where that shifts each kind by a maximum of its own, and with every mixture's own label.
+  Source: Wu et al., 2023, "Mixup Your Own Pairs", and yilei-wu/SupReMix.
   """
-  _check(z, labels, key, window, weight, mix_negative or mix_positive, beta, neighbours)
-  inputs.check_temperature(temperature)
+  _check(z, labels, key, temperature, window, weight, mix_negative or mix_positive, beta, neighbours)
   z, views = inputs.wide(z), z.shape[0]
-  # jnp.repeat refuses explicitly sharded arrays.
-  labels = jax.lax.stop_gradient(jnp.asarray(labels, z.dtype))
-  labels = jnp.broadcast_to(labels[:, None], (z.shape[1], views)).reshape(-1)
-  rows, log_weight = inputs.flatten(z), _LOG_WEIGHTS[weight]
-  temperature = jnp.asarray(temperature, z.dtype)
-  energy, logits, count = _real(rows, labels, temperature, log_weight, fold, precision)
-  of_negatives, of_brackets = jax.random.split(jax.random.key(0) if key is None else key)
+  rows, log_weight, temperature = inputs.flatten(z), _LOG_WEIGHTS[weight], jnp.asarray(temperature, z.dtype)
+  labels = _of_rows(labels, z)
+  found = [_real(rows, labels, temperature, log_weight, fold, precision)]
+  keys = () if key is None else tuple(jax.random.split(key))
   against = {'z': rows / temperature, 'label': labels}, {'z': jax.lax.stop_gradient(rows), 'label': labels}
   if mix_negative:
-    words = jax.random.bits(of_negatives, (-(-min(beta) // 2), 2), 'uint32')
-    energy = jnp.logaddexp(energy, _mixed_negatives(against, words, beta, log_weight, fold, precision))
+    found.append(_mixed_negatives(against, keys[0], beta, log_weight, fold, precision))
   if mix_positive:
-    chosen = _neighbours(labels, jax.random.bits(of_brackets, (2,), 'uint32'), window, neighbours, fold)
-    mixed_energy, mixed_logits, mixed_count = _brackets(against, chosen, fold, precision)
-    energy, logits, count = jnp.logaddexp(energy, mixed_energy), logits + mixed_logits, count + mixed_count
+    found.append(_brackets(against, _neighbours(labels, keys[1], window, neighbours, fold), fold, precision))
+  return inputs.unflatten(_value(found), views)
+
+
+def _of_rows(labels, z):
+  """The labels of the rows of `flatten`, which have no gradient."""
+  # jnp.repeat refuses explicitly sharded arrays.
+  labels = jnp.broadcast_to(jnp.asarray(labels, z.dtype)[:, None], (z.shape[1], z.shape[0]))
+  return jax.lax.stop_gradient(labels.reshape(-1))
+
+
+def _value(found):
+  """From what each kind of candidates has: its log-sum-exp, and the sum and the number of its positives' logits."""
+  energies, logits, counts = zip(*found, strict=True)
+  energy, count = functools.reduce(jnp.logaddexp, energies), sum(counts)
   some = count > 0
-  values = jnp.where(some, energy, 0) - logits / jnp.maximum(count, 1)
-  return inputs.unflatten(jnp.where(some, values, 0), views)
+  return jnp.where(some, jnp.where(some, energy, 0) - sum(logits) / jnp.maximum(count, 1), 0)
 
 
 def _equal(pair):
@@ -157,9 +170,10 @@ def _real(rows, labels, temperature, log_weight, fold, precision):
   return found
 
 
-def _mixed_negatives(against, words, beta, log_weight, fold, precision):
-  """Weighted log-sum-exp over one mixture of the anchor with each row of another label."""
+def _mixed_negatives(against, key, beta, log_weight, fold, precision):
+  """Weighted log-sum-exp over one mixture of the anchor with each row of another label; no positives."""
   rows, cols = against
+  words = jax.random.bits(key, (-(-min(beta) // 2), 2), 'uint32')
   rows = rows | {'self': (rows['z'] * cols['z']).sum(-1)}
 
   def value(pair):
@@ -169,12 +183,12 @@ def _mixed_negatives(against, words, beta, log_weight, fold, precision):
 
   term = logsumexp(value, lambda pair: pair.anchor['label'] != pair.other['label'])
   (energy,), _ = Similarity(rows, cols, fold=fold, precision=precision).reduce([term])
-  return energy
+  return energy, jnp.zeros_like(energy), jnp.zeros_like(energy)
 
 
-def _neighbours(labels, words, window, count: int, fold) -> list[Int[Array, 'n s']]:
+def _neighbours(labels, key, window, count: int, fold) -> list[Int[Array, 'n s']]:
   """Positions of rows whose labels are below and above the anchor's, drawn within the window; -1 where fewer."""
-  rows = {'z': jnp.ones_like(labels)[:, None], 'label': labels}
+  rows, words = {'z': jnp.ones_like(labels)[:, None], 'label': labels}, jax.random.bits(key, (2,), 'uint32')
 
   def priority(pair):
     return _uniforms(words, pair.anchor['position'], pair.other['position'])[0].astype(pair.dot.dtype)

@@ -230,13 +230,7 @@ def mv_dhel(
   inputs.check_views(z)
   inputs.check_temperature(temperature)
   z = inputs.wide(z)
-
-  def uniformity(view):
-    op, logit = inputs.symmetric(view, temperature, {}, fold, precision)
-    (lse,), _ = op.reduce([logsumexp(logit)])
-    return lse
-
-  energies = jax.lax.map(uniformity, z)
+  energies = inputs.within_views(z, temperature, fold, precision)
   upper = jnp.triu(inputs.off_diagonal(z.shape[0]))
   alignment = jax.nn.logsumexp(inputs.gram(z) / temperature, axis=(1, 2), where=upper)
   some = ~jnp.isneginf(energies[0])

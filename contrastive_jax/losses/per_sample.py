@@ -125,6 +125,15 @@ def remember(state: Running, seen: Bool[Array, ' b'], **new: Float[Array, ' b'])
   return state._replace(visited=state.visited | seen, **kept)
 
 
+def check_range(least: float, most: float, *, beta: float, clip: float):
+  """Refuses temperatures that could reach 0, an empty range, and rates and bounds of their steps that are none."""
+  if all(isinstance(bound, int | float) for bound in (least, most)) and not 0 < least <= most:
+    raise Refusal(f'0 < tau_min <= tau_max is needed, but they are {least} and {most}')
+  if isinstance(beta, int | float) and not 0 < beta <= 1:
+    raise Refusal(f'tau_beta must lie in (0, 1], but it is {beta}')
+  inputs.check_positive('tau_clip', clip)
+
+
 def descend(state: Running, gradient: Float[Array, ' b'], *, rate: Rate, beta: float, least: float, most: float):
   """Temperatures after a step along a moving average of their gradients, and that average, by name."""
   momentum = (1 - beta) * state.momentum + beta * gradient

@@ -19,11 +19,16 @@ __all__ = ['mip_scores', 'pairwise_clip', 'symile']
 NEGATIVES = ('n', 'n_squared')
 
 
-def _check(reps):
+def _check(reps, temperature=1.0, negatives='n', fold='auto'):
   if len(reps) < 2:
     raise Refusal(f'reps must be two or more modalities, but there are {len(reps)}')
   for place, rep in enumerate(reps):
     inputs.check_sides(reps[0], rep, equal=True, names=('reps[0]', f'reps[{place}]'))
+  inputs.check_temperature(temperature)
+  if negatives not in NEGATIVES:
+    raise Refusal(f"unknown negatives '{negatives}'{nearest(str(negatives), NEGATIVES)}")
+  if crosses(fold):
+    raise Refusal('symile mixes rows of all devices: call it on global arrays, not inside shard_map or pmap')
 
 
 def _product(arrays):
@@ -130,19 +135,12 @@ def symile(
     One value per tuple, `[B]`.
 
   Raises:
-    ValueError: fewer than two modalities, shapes that differ, a static temperature <= 0, unknown negatives, no key, an
-      unknown fold or precision.
+    ValueError: fewer than two modalities, unknown negatives, no key, and as in `info_nce`.
 
   Source: Saporta et al., 2024, "Contrasting with Symile: Simple Model-Agnostic Representation Learning for Unlimited
-  Modalities"; its repository, rajesh-lab/symile, stops the gradient of the candidates of 'n_squared' for M > 3, the
-  paper and this do not.
+  Modalities", and its repository, rajesh-lab/symile.
   """
-  _check(reps)
-  inputs.check_temperature(temperature)
-  if negatives not in NEGATIVES:
-    raise Refusal(f"unknown negatives '{negatives}'{nearest(str(negatives), NEGATIVES)}")
-  if crosses(fold):
-    raise Refusal('symile mixes rows of all devices: call it on global arrays, not inside shard_map or pmap')
+  _check(reps, temperature, negatives, fold)
   reps = [inputs.wide(rep) for rep in reps]
   true = _product(reps).sum(-1) / temperature
   parts = [(rep / temperature, reps[:m] + reps[m + 1 :]) for m, rep in enumerate(reps)]

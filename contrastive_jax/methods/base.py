@@ -16,6 +16,7 @@ class Info(NamedTuple):
   steps_per_epoch: int
   total_steps: int
   num_views: int
+  num_classes: int  # that the data set names
   num_small_views: int = 0
 
 

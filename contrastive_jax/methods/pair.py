@@ -7,12 +7,12 @@ import jax.numpy as jnp
 
 from contrastive_jax import losses
 from contrastive_jax.methods import objective, towers
-from contrastive_jax.methods.base import Method, Output
+from contrastive_jax.methods.base import Info, Method, Output
 from contrastive_jax.models.encoder import Encoder
 from contrastive_jax.types import Refusal
 
-# How a loss's positional arguments are read from the head's output, views g [V, B, D]. Those that are not a, b or h
-# are of unit norm.
+# How a loss's positional arguments are read from the head's output, views g [V, B, D], and the batch. Those that are
+# not a, b or h are of unit norm; `proxies` are parameters.
 _ARGUMENTS = {
   'z': lambda g, batch, key: losses.unit(g),
   'x': lambda g, batch, key: losses.unit(g[0]),
@@ -23,6 +23,7 @@ _ARGUMENTS = {
   'labels': lambda g, batch, key: batch['label'],
   'partition': lambda g, batch, key: _partition(key, *g.shape[1:]),
 }
+_LOSSES = tuple(name for name in losses.OBJECTIVES if {*objective.arguments(name)} <= {*_ARGUMENTS, 'proxies'})
 GLOSSARY = {'positive_similarity': 'mean cosine of the first and the last view of an example, after the head'}
 
 
@@ -32,36 +33,55 @@ def _partition(key, instances: int, features: int):
   return jax.random.permutation(key, instances)[: instances // size * size].reshape(-1, size)
 
 
+def _proxies(key, tower: towers.Tower, params, stats, batch, info: Info):
+  """A random vector for each class, as wide as the head's output."""
+  if not info.num_classes:
+    raise Refusal('the loss learns a proxy for each class, but the data set names no classes')
+  (*_, g), _ = jax.eval_shape(tower.apply, params, stats, batch['view_0'])
+  return jax.random.normal(key, (info.num_classes, g.shape[1]), g.dtype)
+
+
 def options(*, loss: str = 'nt_xent', **_) -> dict[str, inspect.Parameter]:
   """The hyper-parameters of a loss: config keys of `method` besides those of `make`."""
-  return objective.options(loss, losses.OBJECTIVES)
+  return objective.options(loss, _LOSSES)
 
 
 def make(
-  encoder: Encoder, head: Encoder, *, loss: str = 'nt_xent', fold='auto', precision: str | None = None, **hyper
+  encoder: Encoder,
+  head: Encoder,
+  info: Info,
+  *,
+  loss: str = 'nt_xent',
+  fold='auto',
+  precision: str | None = None,
+  **hyper,
 ) -> Method:
   """A method of one encoder and one head, trained on views of each example.
 
   Args:
     encoder: backbone; its output is what evaluators probe.
     head: projection head; the loss sees its output, scaled to unit norm where the loss expects that.
+    info: of the run: how many classes there are.
     loss: name of a public loss over views (`nt_xent`, `sup_con`, `decoupled`, `mv_dhel`, ...) or over two sides, which
-      are then the first two views. `sup_con` reads `label`; `w_mse` gets random sub-batches of twice as many instances
-      as features.
+      are then the first two views. `sup_con` and others read `label`; `arcface` and others learn a proxy for each class
+      (`params['proxies']`); `w_mse` gets random sub-batches of twice as many instances as features.
     fold: 'auto' or a fold of `contrastive_jax.losses`.
     precision: of the similarities' products: None (float32), 'bfloat16', 'bfloat16_3x'.
     **hyper: the loss's hyper-parameters, e.g. `temperature`.
 
   Raises:
-    Refusal: an unknown loss; a hyper-parameter that it does not have or refuses.
+    Refusal: an unknown loss; a hyper-parameter that it does not have or refuses; proxies of data that name no classes.
   """
-  of_arrays = objective.bound(loss, losses.OBJECTIVES, hyper, fold=fold, precision=precision)
+  of_arrays = objective.bound(loss, _LOSSES, hyper, fold=fold, precision=precision)
   arguments = objective.arguments(loss)
   sides = sum(name in ('x', 'y', 'a', 'b') for name in arguments)
   tower = towers.stack(encoder=encoder, head=head)
 
   def init(key, batch):
-    params, stats = tower.init(key, batch['view_0'])
+    of_tower, of_proxies = jax.random.split(jax.random.fold_in(key, 1)) if 'proxies' in arguments else (key, None)
+    params, stats = tower.init(of_tower, batch['view_0'])
+    if 'proxies' in arguments:
+      params['proxies'] = _proxies(of_proxies, tower, params, stats, batch, info)
     return params, {'stats': stats}
 
   def encode(params, state, batch, *, key, step, train):
@@ -72,7 +92,10 @@ def make(
     g = jnp.swapaxes(features['g'], 0, 1)
     if len(g) < sides:
       raise Refusal(f"loss '{loss}' takes {sides} views, but config.data.num_views={len(g)}")
-    values = of_arrays(*(_ARGUMENTS[name](g, batch, key) for name in arguments), **hyper)
+    if 'x' in arguments and 'y' not in arguments:  # rows of one side: every view is one
+      g, batch = g.reshape(1, -1, g.shape[2]), {'label': jnp.tile(batch['label'], len(g))}
+    given = {name: read(g, batch, key) for name, read in _ARGUMENTS.items() if name in arguments}
+    values = of_arrays(**given, **{name: params[name] for name in arguments if name == 'proxies'})
     similarity = (losses.unit(g[0]) * losses.unit(g[-1])).sum(-1).mean()
     return Output(values.mean(), state, {'positive_similarity': similarity})
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
 from contrastive_jax import losses
@@ -69,7 +70,8 @@ def of_views(
     raise Refusal(f'the method compares {max(views) + 1} views of an example, but config.data.num_views={there}')
   if small:
     raise Refusal(f'the method has no use for small views, but config.data.num_small_views={small}')
-  return _side_by_side(tower, params, stats, [batch[f'{VIEW}{v}'] for v in views], batch['index'], key, train)
+  keys = _keys(key, batch['index'], there)[:, np.array(views)]
+  return _side_by_side(tower, params, stats, [batch[f'{VIEW}{v}'] for v in views], keys, train)
 
 
 def of_crops(tower: Tower, params: Params, stats: State, batch: Batch, *, key, train: bool):
@@ -84,7 +86,8 @@ def of_crops(tower: Tower, params: Params, stats: State, batch: Batch, *, key, t
   small = [batch[f'{SMALL_VIEW}{s}'] for s in range(sum(name.startswith(SMALL_VIEW) for name in batch))]
   if not small:
     return of_large, stats
-  of_small, stats = _side_by_side(tower, params, stats, small, batch['index'], jax.random.fold_in(key, 1), train)
+  keys = _keys(jax.random.fold_in(key, 1), batch['index'], len(small))
+  of_small, stats = _side_by_side(tower, params, stats, small, keys, train)
   return tuple(jnp.concatenate(pair, axis=1) for pair in zip(of_large, of_small, strict=True)), stats
 
 
@@ -92,9 +95,13 @@ def _without_small(batch: Batch) -> Batch:
   return {name: x for name, x in batch.items() if not name.startswith(SMALL_VIEW)}
 
 
-def _side_by_side(tower: Tower, params: Params, stats: State, views: list[Array], index, key, train: bool):
-  x = jnp.stack(views, axis=1)
-  keys = jax.vmap(lambda k: jax.random.split(k, len(views)))(example_keys(key, index)).reshape(-1)
+def _keys(key, index, count: int):
+  """Keys `[B, count]`: of every view, by the row of the data set."""
+  return jax.vmap(lambda k: jax.random.split(k, count))(example_keys(key, index))
+
+
+def _side_by_side(tower: Tower, params: Params, stats: State, views: list[Array], keys, train: bool):
+  x, keys = jnp.stack(views, axis=1), keys.reshape(-1)
   outputs, stats = tower.apply(params, stats, x.reshape(-1, *x.shape[2:]), keys=keys, train=train)
   return tuple(out.reshape(*x.shape[:2], -1) for out in outputs), stats
 

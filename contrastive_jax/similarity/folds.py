@@ -138,11 +138,18 @@ def _axis_of(fold: Fold, mesh, operands) -> Axis:
   return leading[0] if leading else mesh.axis_names[0]
 
 
-def _inside(fold: Fold | str) -> Place:
+def _inside(fold: Fold | str, operands) -> Place:
   """The two folds that mean something where the caller has split the batch itself."""
   if isinstance(fold, Local):
     return Place('chunked', (fold.rows, fold.cols))
   if isinstance(fold, Ring) and fold.axis is not None:
+    axes = {fold.axis} if isinstance(fold.axis, str) else {*fold.axis}
+    rows, columns = (jax.typeof(z).manual_axis_type.varying for z in (operands[0], operands[-1]))
+    if axes & rows and not axes & columns:  # without check_vma no type says it
+      raise Refusal(
+        f'the columns are the same on every device along {fold.axis!r}, so a ring would count each of them once a '
+        'device: split them over that axis, or take fold=losses.local()'
+      )
     return Place('ring', (fold.rows, fold.cols), None, fold.axis)
   raise Refusal(
     f'a loss inside shard_map or pmap sees only the rows of one device, so fold={fold!r} would silently drop the '
@@ -177,7 +184,7 @@ def resolve(fold: Fold | str, operands, sizes: tuple[int, int]) -> Place:
   if not isinstance(fold, str):
     _check_tile(fold)
   if get_abstract_mesh().manual_axes:
-    return _inside(fold)
+    return _inside(fold, operands)
   auto = fold == 'auto'
   if isinstance(fold, str):
     fold = Dense() if sizes[0] * sizes[1] <= DENSE_LOGITS else Ring()

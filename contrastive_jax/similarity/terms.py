@@ -8,7 +8,7 @@ import contextlib
 import functools
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.extend
@@ -159,7 +159,7 @@ def _trace(fn, z: Array, anchor: Entries, other: Entries):
     example = (_example(z, ()), *sides)
     closed = jax.make_jaxpr(flat)(*example)
     text = str(closed.jaxpr) + _rules(closed, example)
-  if [v.aval.shape for v in closed.jaxpr.outvars] != [()]:
+  if [cast(jax.core.ShapedArray, v.aval).shape for v in closed.jaxpr.outvars] != [()]:
     raise Refusal('a value or set of a similarity term must return one scalar for one pair')
   constants = [jnp.asarray(c) for c in closed.consts]
   if _varies(z) and any(jnp.issubdtype(c.dtype, jnp.inexact) and not _varies(c) for c in constants):

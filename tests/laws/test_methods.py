@@ -28,10 +28,11 @@ TURNS = [(name, TURN[name]) for name in tiny.USUAL]
 PRODUCT = [(name, fold) for name in tiny.NAMES for fold in (('auto', *FOLDS) if TURN[name] else (None,))]
 OTHERS = [pytest.param(*each, marks=pytest.mark.slow) for each in PRODUCT if each not in TURNS]
 
-every_config = pytest.mark.parametrize(
-  'name', [*tiny.USUAL, *(pytest.param(name, marks=pytest.mark.slow) for name in tiny.UNUSUAL)]
-)
 every_fold = pytest.mark.parametrize(('name', 'fold'), TURNS + OTHERS)
+# What float32 rounds depends on the encoder and the fold: a few kinds meet both.
+in_float32 = pytest.mark.parametrize(
+  ('name', 'fold'), [*TURNS[:4], *(pytest.param(*each, marks=pytest.mark.slow) for each in TURNS[4:]), *OTHERS]
+)
 
 
 def float64(name: str) -> dict[str, str]:
@@ -115,45 +116,34 @@ def assert_equal(got: tuple, want: tuple):
   assert tiny.distance(out.state, wanted.state) < 1e-5
 
 
+# One test, so that what it compiles is compiled once.
 @every_fold
-def test_one_device_equals_eight_in_float64_over_twenty_steps(name, fold):
+def test_training_on_eight_devices_falls_equals_that_on_one_and_resumes_bit_for_bit(name, fold, tmp_path):
   want, losses = reference(name)
+  assert np.isfinite(losses).all()
+  assert losses[-5:].mean() < losses[1:6].mean()  # the first step may meet a queue of random vectors
   with tiny.float64():
     of = tiny.run(name, devices=8, **folded(fold), **float64(name))
     fresh = tiny.fresh(of)
     kinds = tiny.kinds(fresh)
-    state, found = trained(of, STEPS, fresh)
+    early, began = trained(of, 3, fresh)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(3, early)
+    state, found = trained(of, STEPS - 3, early, start=3)
+    restored, done = checkpoints.restore(tiny.fresh(of))
+    checkpoints.close()
+    again, afterwards = trained(of, STEPS - 3, restored, start=done)
   assert tiny.distance(state, want) < 1e-9
-  np.testing.assert_allclose(found, losses, rtol=1e-9)
+  np.testing.assert_allclose(np.concatenate([began, found]), losses, rtol=1e-9)
   # One compiled step served them all, and handed back what it was given, where it was.
   assert of.step._cache_size() == 1
   assert tiny.kinds(state) == kinds
   assert int(state.step) == STEPS
+  assert tiny.same_bits(again, state)
+  assert afterwards.tobytes() == found.tobytes()
 
 
-@every_config
-def test_the_loss_falls(name):
-  _, losses = reference(name)
-  assert np.isfinite(losses).all()
-  assert losses[-5:].mean() < losses[1:6].mean()  # the first step may meet a queue of random vectors
-
-
-@every_config
-def test_saving_restoring_and_going_on_equals_going_on_bit_for_bit(name, tmp_path):
-  with tiny.float64():
-    of = tiny.run(name, devices=8, **folded(TURN[name]), **float64(name))
-    state, _ = trained(of, 3)
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(3, state)
-    want, losses = trained(of, 4, state, start=3)
-    restored, step = checkpoints.restore(tiny.fresh(of))
-    checkpoints.close()
-    got, again = trained(of, 4, restored, start=step)
-    assert tiny.same_bits(got, want)
-    assert again.tobytes() == losses.tobytes()
-
-
-@every_fold
+@in_float32
 def test_one_device_equals_eight_in_float32_from_the_same_parameters(name, fold):
   options, precision = conditioned(name)
   with precision:

@@ -10,6 +10,10 @@ import pytest
 import tiny
 
 from contrastive_jax import losses
+from contrastive_jax.engine import resolve, serve, workdir
+from contrastive_jax.engine.checkpoint import Checkpoints
+from contrastive_jax.engine.warmstart import warm_start
+from contrastive_jax.models.load import save_safetensors
 from contrastive_jax.types import Refusal
 
 
@@ -98,19 +102,72 @@ def test_queue_nce_with_the_other_keys_of_a_batch_is_info_nce():
     np.testing.assert_allclose(got, jax.nn.softplus(decoupled), rtol=1e-5)
 
 
-def test_neighbours_that_are_the_embeddings_themselves_make_nnclr_info_nce_with_a_predictor():
-  name, options = 'ssl/nnclr', dict(method__queue_size='64')
+def by_hand(name: str, **options):
+  """The features of the first batch, and the loss of them with a queue: `(features, of_queue)`."""
   of = tiny.run(name, **options)
   state, raw = tiny.fresh(of), tiny.batches(of, 1)[0]
-  batch = compiling.jit(tiny.views(of))(raw, np.int32(0))
-  key = jax.random.key(0)
-  features, _ = of.method.encode(state.params, state.state, batch, key=key, step=0, train=True)
+  batch, key = compiling.jit(tiny.views(of))(raw, np.int32(0)), jax.random.key(0)
+  features, after = of.method.encode(state.params, state.state, batch, key=key, step=0, train=True)
+
+  def of_queue(values):
+    given = {**after, 'queue': state.state['queue']._replace(values=values)}
+    return of.method.loss(state.params, given, features, batch, key=key, step=0)
+
+  return features, of_queue
+
+
+def rows_of(key: int, count: int):
+  return losses.unit(jax.random.normal(jax.random.key(key), (count, 16)))
+
+
+def test_neighbours_that_are_the_embeddings_themselves_make_nnclr_info_nce_with_a_predictor():
+  features, of_queue = by_hand('ssl/nnclr', method__queue_size='96', method__temperature='0.3')
   z, p = (jnp.swapaxes(losses.unit(features[k]), 0, 1) for k in ('projection', 'prediction'))
-  bank = state.state['queue']._replace(values=jnp.concatenate([z[0], z[1]]))
-  out = of.method.loss(state.params, {**state.state, 'queue': bank}, features, batch, key=key, step=0)
-  want = (losses.info_nce(z[0], p[1]).mean() + losses.info_nce(z[1], p[0]).mean()) / 2
+  # Where the next embeddings go there are none of these: a queue that took them before its loss would not change it.
+  out = of_queue(jnp.concatenate([-z[0], z[0], z[1]]))
+  options = dict(temperature=0.3)
+  want = (losses.info_nce(z[0], p[1], **options).mean() + losses.info_nce(z[1], p[0], **options).mean()) / 2
   np.testing.assert_allclose(out.loss, want, rtol=1e-5)
   np.testing.assert_allclose(out.metrics['neighbour_similarity'], 1, rtol=1e-5)
+
+
+def test_nnclr_finds_its_neighbours_before_its_embeddings_enter_the_queue():
+  features, of_queue = by_hand('ssl/nnclr', method__queue_size='96')
+  out = of_queue(rows_of(1, 96))
+  assert out.metrics['neighbour_similarity'] < 0.99
+  z = losses.unit(features['projection'][:, 0])
+  np.testing.assert_allclose(out.state['queue'].values[:32], z, rtol=1e-5)
+
+
+@pytest.mark.parametrize('include_positive', [True, False])
+def test_the_loss_of_moco_is_queue_nce_against_the_queue_before_the_step(include_positive):
+  options = dict(method__queue_size='48', method__temperature='0.4', method__include_positive=str(include_positive))
+  features, of_queue = by_hand('ssl/moco_v2', **options)
+  q, k, values = losses.unit(features['query']), losses.unit(features['key']), rows_of(2, 48)
+  want = losses.queue_nce(q, k, values, temperature=0.4, include_positive=include_positive).mean()
+  np.testing.assert_allclose(of_queue(values).loss, want, rtol=1e-5)
+  assert np.abs(q - k).max() > 1e-3  # of another view
+
+
+def test_the_momentum_of_byol_rises_with_the_steps():
+  of = tiny.run('ssl/byol', method__momentum='0.5', train__steps='10')
+  state = tiny.fresh(of)
+  moved = jax.tree.map(lambda x: x + 1, {k: state.params[k] for k in ('encoder', 'head')})
+  _, after = of.method.update({**state.params, **moved}, state.state, step=jnp.int32(5))
+  (last,) = {
+    round(float(jnp.mean(x)), 5)
+    for x in jax.tree.leaves(jax.tree.map(jnp.subtract, after['teacher']['params'], state.state['teacher']['params']))
+  }
+  assert last == 0.25  # halfway the momentum is halfway between 0.5 and 1
+
+
+def test_the_views_of_moco_draw_dropout_of_their_own():
+  of = tiny.run('ssl/moco_v2', encoder__dropout='0.5', encoder__widths='(32, 32)', method__queue_size='32')
+  state, raw = tiny.fresh(of), tiny.batches(of, 1)[0]
+  batch = compiling.jit(tiny.views(of))(raw, np.int32(0))
+  same = {**batch, 'view_1': batch['view_0']}
+  features, _ = of.method.encode(state.params, state.state, same, key=jax.random.key(0), step=0, train=True)
+  assert np.abs(features['query'] - features['key']).max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -134,3 +191,30 @@ def test_what_cannot_be_meant_is_refused(name, options, message):
 def test_a_method_chosen_by_flag_brings_a_predictor_and_leaves_one_behind():
   assert tiny.config('ssl/simclr', method__name='siamese').predictor.name == 'predictor'
   assert 'predictor' not in tiny.config('ssl/byol', method__name='pair')
+
+
+@pytest.mark.parametrize('rule', [(), (('params/.*', 'largest'),), (('state/teacher/.*', 'largest'),)])
+def test_after_a_warm_start_the_teacher_is_a_copy_of_its_student_where_its_rule_says(rule, tmp_path):
+  of = tiny.run('ssl/byol', devices=8, train__sharding=repr(rule))
+  state = tiny.fresh(of)
+  donor = {k: jax.tree.map(lambda x: np.asarray(x) + 1, v) for k, v in state.params.items()}
+  save_safetensors(tmp_path / 'donor.safetensors', donor, stats=jax.device_get(state.state['stats']))
+  started = warm_start(state, str(tmp_path / 'donor.safetensors'), None)
+  teacher = started.state['teacher']
+  for part in ('encoder', 'head'):
+    assert tiny.same_bits(teacher['params'][part], started.params[part])
+  for was, now in zip(jax.tree.leaves(state.state['teacher']), jax.tree.leaves(teacher), strict=True):
+    assert now.sharding.is_equivalent_to(was.sharding, now.ndim)
+  of.step(started, tiny.batches(of, 1)[0])  # gives up all of its buffers, none of them twice
+
+
+@pytest.mark.parametrize('name', ['ssl/sog_clr', 'metric/arcface'])
+def test_a_model_that_holds_rows_or_proxies_of_its_data_embeds_other_data(name, tmp_path):
+  of, path = tiny.run(name), workdir.enter(str(tmp_path / 'run'), tiny.config(name), tiny.run(name).sources)
+  checkpoints = Checkpoints(path / 'checkpoints')
+  checkpoints.save(0, tiny.fresh(of))
+  checkpoints.close()
+  images = np.random.default_rng(0).integers(0, 255, (40, 8, 8), np.uint8)
+  np.savez(tmp_path / 'other.npz', image=images, label=np.arange(40) % 3, image_test=images[:30])
+  other = resolve.load(str(path), {'data.source.name': 'arrays', 'data.source.path': str(tmp_path / 'other.npz')})
+  assert serve.load(path, other).embed_split('test').features.shape[0] == 30

@@ -194,3 +194,27 @@ def test_unknown_folds_and_precisions_are_refused_with_what_is_known(name):
     call(name, fold='chunky')
   with pytest.raises(Refusal, match=r"unknown precision 'bf16'.*bfloat16"):
     call(name, precision='bf16')
+
+
+def of_rows(**more):
+  state = losses.running(4, temperature=0.1)
+  return lambda: losses.isog_clr(Z, state, **more)
+
+
+@pytest.mark.parametrize(
+  ('call', 'message'),
+  [
+    (of_rows(tau_min=0.0), r'0 < tau_min <= tau_max is needed, but they are 0\.0 and 1\.0'),
+    (of_rows(tau_min=0.9, tau_max=0.2), '0 < tau_min <= tau_max'),
+    (of_rows(tau_beta=5.0), r'tau_beta must lie in \(0, 1\], but it is 5\.0'),
+    (of_rows(tau_clip=-1.0), 'tau_clip must be > 0, but it is -1'),
+    (lambda: losses.sup_re_mix(Z, [1, 2, 3, 4], key=jax.random.key(0)), 'labels must be an array, but it is a list'),
+    (
+      lambda: losses.sup_re_mix(Z, np.array([2**24, 2**24 + 1, 5, 6]), key=jax.random.key(0)),
+      r'labels beyond 2\^24 are not told apart in float32, but one is 16777217',
+    ),
+  ],
+)
+def test_rates_ranges_and_labels_that_cannot_be_meant_are_refused(call, message):
+  with pytest.raises(Refusal, match=message):
+    call()

@@ -127,17 +127,13 @@ def test_triplets_inside_shard_map_have_the_gradient_of_the_global_mean(choice, 
 
 
 @pytest.mark.parametrize('mining', ['semi_hard', 'all'])
-def test_what_is_kept_of_many_passes_does_not_grow_with_the_positives(mining):
-  def kept(most: int) -> int:
-    def pullback(z):
-      return jax.vjp(lambda z: losses.triplet(z, labels, mining=mining, max_positives=most).mean(), z)[1]
+def test_triplets_of_many_positives_need_no_matrix(mining):
+  def function(z, labels):
+    return losses.triplet(z, labels, mining=mining, max_positives=2, reduction='nonzero').mean()
 
-    z, labels = jax.ShapeDtypeStruct((2, 4096, 64), jnp.float32), jnp.arange(4096) % 7
-    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(pullback, z)))
-
-  embeddings = 2 * 4096 * 64 * 4
-  assert kept(4) < 8 * embeddings
-  assert kept(20) - kept(4) < embeddings * 16 / 8
+  z, labels = jax.ShapeDtypeStruct((2, 4096, 16), jnp.float32), jax.ShapeDtypeStruct((4096,), jnp.int32)
+  compiled = jax.jit(jax.value_and_grad(function)).lower(z, labels).compile()
+  assert compiled.memory_analysis().temp_size_in_bytes < 8192**2 * 4 / 4
 
 
 # --- another library ---

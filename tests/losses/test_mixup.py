@@ -175,7 +175,7 @@ def test_neighbours_are_drawn_without_replacement_and_evenly():
   labels = jnp.asarray([0.0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 20])
 
   def draw(key):
-    return jnp.stack(mixup._neighbours(labels, jax.random.bits(key, (2,), 'uint32'), 5.0, 3, 'dense'))
+    return jnp.stack(mixup._neighbours(labels, key, 5.0, 3, 'dense'))
 
   found = np.asarray(jit(jax.vmap(draw))(jax.random.split(KEY, 2000)))  # [draws, below or above, n, 3]
   for side, allowed in ((0, [1, 2, 3, 4]), (1, [6, 7, 8, 9])):
@@ -194,7 +194,7 @@ def test_anchors_without_positives_have_no_loss_and_no_gradient():
   assert value == 0 and not np.any(gradient)
 
 
-HOSTILE = dict(same=np.ones((2, 4, 3)) / 3**0.5, zero=np.zeros((2, 4, 3)), one=views(2, 1))
+HOSTILE = dict(same=np.ones((2, 4, 3)) / 3**0.5, zero=np.zeros((2, 4, 3)), one=views(2, 1), alone=views(1, 1))
 
 
 @pytest.mark.parametrize('rows', HOSTILE)
