@@ -69,9 +69,11 @@ def _check(z, labels, key, temperature, window, weight, mixes: bool, beta, neigh
   inputs.check_array('labels', labels, jnp.number, 'numbers')
   if labels.shape != z.shape[1:2] or not jnp.issubdtype(labels.dtype, jnp.number):
     raise Refusal(f'labels must be one number an instance, [{z.shape[1]}], but they are {labels.dtype} {labels.shape}')
-  known = jnp.issubdtype(labels.dtype, jnp.integer) and not isinstance(labels, jax.core.Tracer)
-  if known and abs(labels).max() > 2**24:
-    raise Refusal(f'labels beyond 2^24 are not told apart in float32, but one is {labels[abs(labels).argmax()]}')
+  if jnp.issubdtype(labels.dtype, jnp.integer) and not isinstance(labels, jax.core.Tracer):
+    with jax.ensure_compile_time_eval():
+      largest = int(abs(jnp.asarray(labels)).max())
+    if largest > 2**24:
+      raise Refusal(f'labels beyond 2^24 are not told apart in float32, but one is {largest}')
   if weight not in _LOG_WEIGHTS:
     raise Refusal(f"unknown weight '{weight}'{nearest(str(weight), _LOG_WEIGHTS)}")
   inputs.check_positive('window', window)

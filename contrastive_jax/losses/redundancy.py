@@ -157,10 +157,12 @@ def _check_partition(partition, h):
       f'partition must be [P, W] with W > D, as the covariance of {h.shape[2]} features needs more instances, but it '
       f'is {partition.shape}'
     )
-  if not isinstance(partition, jax.core.Tracer) and (partition.min() < 0 or partition.max() >= h.shape[1]):
-    raise Refusal(
-      f'partition must name instances 0 to {h.shape[1] - 1}, but it holds {partition.min()} to {partition.max()}'
-    )
+  if isinstance(partition, jax.core.Tracer):
+    return
+  with jax.ensure_compile_time_eval():
+    least, most = int(jnp.min(partition)), int(jnp.max(partition))
+  if least < 0 or most >= h.shape[1]:
+    raise Refusal(f'partition must name instances 0 to {h.shape[1] - 1}, but it holds {least} to {most}')
 
 
 DISTANCES = ('cosine', 'euclidean')

@@ -268,7 +268,7 @@ def test_memory_at_batch_4096_is_far_below_one_matrix_of_logits():
     (dict(neighbours=0), 'neighbours must be a positive integer, but it is 0'),
     (dict(temperature=0.0), 'temperature must be > 0'),
     (dict(labels=jnp.ones(7)), r'labels must be one number an instance, \[8\]'),
-    (dict(labels=jnp.ones(8, bool)), 'labels must be one number an instance'),
+    (dict(labels=jnp.ones(8, bool)), 'labels must be numbers, but it is bool'),
   ],
 )
 def test_what_does_not_fit_is_refused(options, message):

@@ -114,6 +114,13 @@ def test_equal_uncorrelated_views_of_unit_variance_leave_vicreg_nothing():
   assert losses.vicreg(corners, corners) < 1e-5
 
 
+def test_a_partition_that_a_compiled_function_closes_over_is_checked_too():
+  partition = jnp.asarray(PARTITION)
+  assert jnp.isfinite(jax.jit(lambda h: losses.w_mse(h, partition))(jnp.asarray(rows(2, 24, 6))))
+  with pytest.raises(ValueError, match='instances 0 to 19, but it holds 0 to 23'):
+    jax.jit(lambda h: losses.w_mse(h, partition))(jnp.asarray(rows(2, 20, 6)))
+
+
 def test_constant_features_cost_vicreg_its_whole_hinge():
   same = jnp.ones((8, 5))
   np.testing.assert_allclose(losses.vicreg(same, same), 25 * (1 - 0.01), rtol=1e-5)
