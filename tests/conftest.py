@@ -1,13 +1,34 @@
-"""Eight simulated devices and a persistent compilation cache for every test."""
+"""Eight simulated devices, a compiler in haste and its persistent cache for every test; tests that take turns."""
 
+import collections
 import os
 import pathlib
+import zlib
 
 import jax
+import pytest
 
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_platforms', 'cpu')
+# What is compiled here runs once, on small arrays. The memory that it needs does not depend on this.
+jax.config.update('jax_disable_most_optimizations', True)
 cache = os.environ.get('CONTRASTIVE_JAX_TEST_CACHE', str(pathlib.Path(__file__).parent.parent / '.cache' / 'jax'))
 jax.config.update('jax_compilation_cache_dir', cache)
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+  """Of the parameters of a test marked `turns(k)`, one in k is met by default and the others with `-m slow`.
+
+  Where the counting starts depends on the test's name, so that laws over the same losses meet different ones.
+  """
+  seen: collections.Counter[str] = collections.Counter()
+  for item in items:
+    turns = item.get_closest_marker('turns')
+    if turns and not item.get_closest_marker('slow'):
+      test = item.nodeid.partition('[')[0]
+      if (seen[test] + zlib.crc32(item.originalname.encode())) % turns.args[0]:
+        item.add_marker('slow')
+      seen[test] += 1

@@ -98,15 +98,16 @@ def _check(name: str, side: Side):
       raise Refusal(f"entry '{key}' of the {name} must lead with {z.shape[0]} instances, but it is {value.shape}")
 
 
-def _leading(z):
-  """The mesh axis that the type of an explicitly sharded array names for its instances, if any."""
-  spec = jax.typeof(z).sharding.spec
-  return spec[0] if len(spec) else None
+def _leading(operand: Operand):
+  """The mesh axis that the type of an explicitly sharded array of an operand names for its instances, if any."""
+  specs = [jax.typeof(x).sharding.spec for x in jax.tree.leaves(operand)]
+  return next((spec[0] for spec in specs if len(spec) and spec[0] is not None), None)
 
 
 def _anywhere(plan: Plan, place: Place, operands, constants):
   """Runs the plan; on a mesh with explicit axes with these made automatic, as no sharding type describes tiles."""
-  meshes = [jax.typeof(o.z).sharding.mesh for o in operands]
+  # Of entries too: some that a loss makes itself, a side of ones say, have no mesh in their type.
+  meshes = [jax.typeof(x).sharding.mesh for x in jax.tree.leaves(operands)]
   meshes += [] if place.mesh is None else [getattr(place.mesh, 'abstract_mesh', place.mesh)]
   explicit = [(mesh, mesh.explicit_axes) for mesh in meshes if mesh.explicit_axes]
   if not explicit:
@@ -117,7 +118,7 @@ def _anywhere(plan: Plan, place: Place, operands, constants):
 
   mesh, axes = explicit[0]
   with use_abstract_mesh(mesh):  # the arrays' mesh need not be the current one
-    out = tuple(P(_leading(o.z)) for o in operands)
+    out = tuple(P(_leading(o)) for o in operands)
     return auto_axes(automatic, axes=axes, out_sharding=out)(operands, constants)
 
 

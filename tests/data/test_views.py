@@ -33,6 +33,7 @@ def expand(batch, made, *, num_views=2, seed=3, step=5):
   return expander(made, num_views)(batch, seed, step)
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize('name', PRESETS)
 def test_views_are_float32_of_the_same_shape_finite_and_within_the_range_of_pixels(name):
   batch = raw(SHAPES[name])
@@ -45,6 +46,7 @@ def test_views_are_float32_of_the_same_shape_finite_and_within_the_range_of_pixe
     assert np.isfinite(pixels).all() and pixels.min() >= -1e-5 and pixels.max() <= 1 + 1e-5
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize('name', PRESETS)
 def test_a_view_depends_on_seed_step_index_and_view_and_on_nothing_else(name):
   batch, made = raw(SHAPES[name]), preset(name)
@@ -60,6 +62,7 @@ def test_a_view_depends_on_seed_step_index_and_view_and_on_nothing_else(name):
     assert (np.abs(other - out['view_0']).max((1, 2, 3)) > 0.05).all()
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize('name', PRESETS)
 def test_views_are_the_same_on_one_device_and_on_eight(name):
   batch, made = raw(SHAPES[name]), preset(name)
@@ -80,6 +83,7 @@ def test_views_of_a_batch_on_an_explicit_mesh_keep_its_sharding(name):
   assert out['view_0'].sharding.spec[0] == out['view_1'].sharding.spec[0] == 'data'
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('num_views', [1, 2, 3, 5])
 def test_any_number_of_views_is_made_and_they_differ_and_do_not_depend_on_their_number(num_views):
   out = expand(raw((8, 8, 1)), preset('digits'), num_views=num_views)
@@ -105,6 +109,7 @@ def test_another_step_does_not_recompile():
   assert len(set(sizes)) == 1
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize(
   'name, neutral',
   [

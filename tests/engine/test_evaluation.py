@@ -41,6 +41,7 @@ def test_rows_on_the_host_are_those_on_the_devices(pixels):
     np.testing.assert_array_equal(mine, jax.device_get(theirs))
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('devices', [2, 4, 8])
 def test_scores_are_the_same_on_one_and_on_several_devices(devices, pixels):
   evaluators = {'knn': knn.make(k=5)}

@@ -15,6 +15,7 @@ def raw_pixels(split, view=None):
   return Embedded(x, x / np.linalg.norm(x, axis=1, keepdims=True), label[rows].astype(np.int32), np.arange(len(x)))
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize('module', [geometry, health, knn, linear], ids=lambda m: m.__name__.split('.')[-1])
 def test_every_metric_is_a_finite_float_with_a_line_in_the_glossary(module):
   metrics = module.make().run(raw_pixels)

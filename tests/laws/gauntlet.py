@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from compiling import jit
 
 from contrastive_jax import losses
@@ -242,9 +241,3 @@ def product(factors: Mapping[str, list], allowed: Callable[[dict], bool]) -> lis
   """Every allowed row."""
   rows = (dict(zip(factors, levels, strict=True)) for levels in itertools.product(*factors.values()))
   return [row for row in rows if allowed(row)]
-
-
-def every(share: int) -> list:
-  """The losses of a law that costs much and looks at what they share: one in so many by default, all with `-m slow`."""
-  names = enumerate(losses.PAIRWISE)
-  return [name if i % share == 0 else pytest.param(name, marks=pytest.mark.slow) for i, name in names]

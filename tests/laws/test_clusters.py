@@ -100,6 +100,7 @@ def test_the_teacher_sees_the_large_views_alone():
   np.testing.assert_allclose(features['teacher'], features['student'][:, :2], atol=1e-5)  # it starts as its student
 
 
+@pytest.mark.turns(2)
 @both
 def test_without_small_views_any_encoder_will_do(name):
   of, _, _, metrics = stepped(name, data__num_small_views='0', encoder__name='mlp', encoder__widths='(16,)')

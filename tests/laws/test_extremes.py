@@ -98,15 +98,9 @@ SCENARIOS = dict(
 )
 
 
-# By default losses take turns: dense, in tiles, around a ring.
-FOLDS = ('dense', 'chunked', 'ring')
-OFTEN = {(name, FOLDS[i % 3]) for i, name in enumerate(losses.PAIRWISE)}
-PRODUCT = [(name, fold) for name in losses.PAIRWISE for fold in FOLDS]
-
-
-@pytest.mark.parametrize(
-  ('name', 'fold'), [each if each in OFTEN else pytest.param(*each, marks=pytest.mark.slow) for each in PRODUCT]
-)
+@pytest.mark.turns(7)
+@pytest.mark.parametrize('fold', ['dense', 'chunked', 'ring'])
+@pytest.mark.parametrize('name', losses.PAIRWISE)
 def test_values_and_gradients_are_finite_at_every_extreme(name, fold):
   case = gauntlet.case(name, 'rich')
   for scenario, change in SCENARIOS.items():
@@ -120,7 +114,8 @@ def test_values_and_gradients_are_finite_at_every_extreme(name, fold):
       assert not any(np.any(x) for x in jax.tree.leaves((value, gradient))), scenario
 
 
-@pytest.mark.parametrize('name', gauntlet.every(3))
+@pytest.mark.turns(7)
+@pytest.mark.parametrize('name', losses.PAIRWISE)
 def test_bfloat16_embeddings_at_scale_100_give_the_values_of_their_float32_selves(name):
   case = gauntlet.case(name, 'plain')
   fold = list(TILES)[losses.PAIRWISE.index(name) % len(TILES)]
@@ -134,6 +129,7 @@ def test_bfloat16_embeddings_at_scale_100_give_the_values_of_their_float32_selve
   assert_close(gradient, of_wide, 8e-3)  # the gradient of a bfloat16 array is one
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('name', losses.PAIRWISE)
 def test_one_instance_is_refused_or_gives_finite_values_and_gradients(name):
   case = gauntlet.case(name, 'plain', 1)

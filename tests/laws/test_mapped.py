@@ -101,10 +101,10 @@ def check(row):
 # By default losses take turns at the ways, sizes and options: the ring's share in them is the same for all.
 HOW = gauntlet.product({k: v for k, v in FACTORS.items() if k != 'name'}, always)
 TURNS = [{'name': name} | HOW[i % len(HOW)] for i, name in enumerate(losses.PAIRWISE)]
-OFTEN = [row if i % 2 else pytest.param(row, marks=pytest.mark.slow) for i, row in enumerate(TURNS)]
 
 
-@pytest.mark.parametrize('row', OFTEN, ids=label)
+@pytest.mark.turns(5)
+@pytest.mark.parametrize('row', TURNS, ids=label)
 def test_the_documented_gradient_is_that_of_the_global_mean(row):
   check(row)
 
@@ -128,7 +128,8 @@ def inside(name, fold, check_vma=True):
   return case, parameters, data, mapped
 
 
-@pytest.mark.parametrize('name', gauntlet.every(2))
+@pytest.mark.turns(7)
+@pytest.mark.parametrize('name', losses.PAIRWISE)
 def test_local_gives_each_device_the_loss_of_its_own_rows(name):
   case, parameters, data, mapped = inside(name, losses.local(3, 4))
   got = jit(mapped)(parameters, data)

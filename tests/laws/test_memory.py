@@ -41,6 +41,7 @@ def temporaries(name: str, batch: int, variant: str = 'plain', devices: int = 0)
   return function.lower(*sides).compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.turns(4)
 @pytest.mark.parametrize('name', losses.PAIRWISE)
 def test_temporaries_at_batch_16384_are_at_most_200_mib(name):
   assert temporaries(name, BATCH) <= MOST
@@ -59,6 +60,7 @@ def test_temporaries_with_every_option_are_bounded_and_do_not_grow_with_the_squa
   assert temporaries(name, 2 * BATCH, variant) < 3 * temporaries(name, BATCH, variant)
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize('name', losses.PAIRWISE)
 def test_what_is_kept_for_the_backward_pass_is_a_few_times_the_embeddings(name):
   case = gauntlet.case(name, 'plain')
@@ -73,6 +75,7 @@ def test_what_is_kept_for_the_backward_pass_is_a_few_times_the_embeddings(name):
 
 
 # Half a ring of two devices needs less: what they make for each other does not travel.
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(('name', 'devices'), [('nt_xent', 4), ('info_nce_both', 2), ('sigmoid', 2)])
 def test_memory_per_device_does_not_rise_when_devices_are_added(name, devices):
   few, many = (temporaries(name, 2048 * count, 'plain', count) for count in (devices, 8))

@@ -61,6 +61,7 @@ def bytes_on_first_device(tree) -> int:
   return sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tree))
 
 
+@pytest.mark.turns(2)
 @every_case
 def test_training_with_a_split_state_equals_training_with_a_whole_one(case):
   with tiny.float64():
@@ -136,6 +137,7 @@ def at(topology: str):
   return tiny.run('ssl/simclr', **TOPOLOGIES[topology], **float64('ssl/simclr'))
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   ('before', 'after'),
   [('split', 'one'), ('split', 'four'), ('split', 'kernels'), ('one', 'split'), ('kernels', 'four')],

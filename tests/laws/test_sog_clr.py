@@ -25,6 +25,7 @@ def stepped(name: str, count: int = 1, **overrides):
   return of, fresh, jax.device_get(state), [np.asarray(batch['index']) for batch in batches], jax.device_get(metrics)
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize('name', NAMES)
 def test_a_step_changes_the_rows_of_its_batch_and_no_others(name):
   of, fresh, state, (index,), _ = stepped(name)
@@ -88,6 +89,7 @@ def test_the_rate_of_denominators_falls_by_epochs_from_one_to_gamma():
   np.testing.assert_allclose(rates, [1, 1, 0.65, 0.3, 0.3], rtol=1e-6)
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize('name', NAMES)
 def test_rows_split_among_devices_are_those_of_one_device_and_stay_where_they_are(name):
   split = dict(

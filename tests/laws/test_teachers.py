@@ -36,6 +36,7 @@ def output(name: str, params=None, **overrides):
   return jax.device_get(out), jax.device_get(gradients)
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize(('name', 'low', 'high'), [('byol', 0, 8), ('simsiam', 0, 2)])
 def test_the_regression_of_cosines_lies_in_its_range(name, low, high):
   out, _ = output(f'ssl/{name}')
@@ -44,6 +45,7 @@ def test_the_regression_of_cosines_lies_in_its_range(name, low, high):
   np.testing.assert_allclose(out.loss, high / 2 * (1 - out.metrics['positive_similarity']), rtol=1e-5)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('name', ['byol', 'moco_v3', 'moco_v2'])
 def test_a_teacher_starts_as_its_student_and_then_follows_it(name):
   _, before, after, _ = stepped(f'ssl/{name}', method__momentum='0.9')
@@ -81,6 +83,7 @@ def test_targets_get_no_gradient():
     assert any((leaf != 0).any() for leaf in jax.tree.leaves(gradients['predictor']))
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize('name', ['moco_v2', 'nnclr'])
 def test_the_queue_takes_the_embeddings_of_a_step_after_its_loss(name):
   of, before, after, _ = stepped(f'ssl/{name}', method__queue_size='48')
@@ -139,6 +142,7 @@ def test_nnclr_finds_its_neighbours_before_its_embeddings_enter_the_queue():
   np.testing.assert_allclose(out.state['queue'].values[:32], z, rtol=1e-5)
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize('include_positive', [True, False])
 def test_the_loss_of_moco_is_queue_nce_against_the_queue_before_the_step(include_positive):
   options = dict(method__queue_size='48', method__temperature='0.4', method__include_positive=str(include_positive))
@@ -193,6 +197,7 @@ def test_a_method_chosen_by_flag_brings_a_predictor_and_leaves_one_behind():
   assert 'predictor' not in tiny.config('ssl/byol', method__name='pair')
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('rule', [(), (('params/.*', 'largest'),), (('state/teacher/.*', 'largest'),)])
 def test_after_a_warm_start_the_teacher_is_a_copy_of_its_student_where_its_rule_says(rule, tmp_path):
   of = tiny.run('ssl/byol', devices=8, train__sharding=repr(rule))

@@ -19,7 +19,8 @@ def turn(name: str, choices):
   return choices[losses.PAIRWISE.index(name) % len(choices)]
 
 
-@pytest.mark.parametrize('name', gauntlet.every(3))
+@pytest.mark.turns(7)
+@pytest.mark.parametrize('name', losses.PAIRWISE)
 def test_eager_equals_compiled(name):
   case = gauntlet.case(name, 'plain')
   got = scalar(case, fold=TILES[turn(name, EITHER)])(case.learnable, case.fixed)
@@ -33,7 +34,8 @@ def test_an_eager_gradient_equals_the_compiled_one(fold):
   assert_close(got, truth('nt_xent', 'plain'))
 
 
-@pytest.mark.parametrize('name', gauntlet.every(2))
+@pytest.mark.turns(7)
+@pytest.mark.parametrize('name', losses.PAIRWISE)
 def test_vmap_over_a_scalar_equals_a_loop(name):
   case = gauntlet.case(name, 'plain')
   key = next(k for k, v in case.learnable.items() if np.ndim(v) == 0)
@@ -56,16 +58,9 @@ TOLERANCE = {'bfloat16': 0.02, 'bfloat16_3x': 5e-5}
 CHOOSING = {'triplet'}
 
 
-@pytest.mark.parametrize(
-  ('name', 'precision'),
-  [
-    (name, precision)
-    if precision == turn(name, [*TOLERANCE, None, None])
-    else pytest.param(name, precision, marks=pytest.mark.slow)
-    for name in losses.PAIRWISE
-    for precision in TOLERANCE
-  ],
-)
+@pytest.mark.turns(9)
+@pytest.mark.parametrize('precision', TOLERANCE)
+@pytest.mark.parametrize('name', losses.PAIRWISE)
 def test_reduced_precision_is_as_close_as_its_rounding(name, precision):
   case, tolerance = gauntlet.case(name, 'plain'), TOLERANCE[precision]
   fold = TILES[EITHER[losses.PAIRWISE.index(name) // 2 % 2]]
@@ -76,7 +71,8 @@ def test_reduced_precision_is_as_close_as_its_rounding(name, precision):
   assert not all(jax.tree.leaves(exact)), 'the precision was not used'
 
 
-@pytest.mark.parametrize('name', gauntlet.every(3))
+@pytest.mark.turns(7)
+@pytest.mark.parametrize('name', losses.PAIRWISE)
 def test_forward_mode_through_dense_equals_reverse_mode(name):
   case = gauntlet.case(name, 'plain')
   function = scalar(case, fold=losses.dense())

@@ -81,6 +81,7 @@ def check(loss, reference, learnable, tolerance=1e-9):
   assert_close(got, want, tolerance)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('stop_weights', [False, True])
 @pytest.mark.parametrize('tau_plus', [None, 0.1])
 @pytest.mark.parametrize('v', [2, 4])
@@ -215,6 +216,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize('name', LOSSES)
 def test_coinciding_rows_and_one_instance_have_finite_gradients(name):
   same = jnp.broadcast_to(jnp.asarray(views(1)[0, 0], jnp.float32), (3, 4, 5))
@@ -239,6 +241,7 @@ def test_keys_and_queue_have_no_gradient(cost):
   assert not any(np.any(g) for g in gradient)
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize('cost', ['rbf', 'euclidean'])
 def test_the_weights_of_the_query_views_favour_the_farthest_and_have_no_gradient(cost):
   z, y = jnp.asarray(views(3), jnp.float32), jnp.asarray(views(1, seed=1)[0], jnp.float32)

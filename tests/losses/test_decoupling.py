@@ -40,6 +40,7 @@ def test_equal_positives_make_the_forms_of_poly_view_equal():
     np.testing.assert_allclose(poly_view(z, aggregate), want, rtol=1e-5)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('aggregate', AGGREGATES)
 def test_poly_view_of_one_instance_is_zero_with_zero_gradient(aggregate):
   value, gradient = jax.value_and_grad(lambda z: losses.poly_view(z, aggregate=aggregate).sum())(views(3, 1))

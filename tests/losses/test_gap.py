@@ -37,6 +37,7 @@ def reference(x, y, temperature, t, align=1.0, uniform=1.0, cross=1.0, pair_mean
   return clip + align * anp.sum((x - y) ** 2, 1) + uniform * spread + cross * across
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize('pair_mean', [False, True])
 def test_the_loss_equals_brute_force_in_value_and_in_every_gradient(pair_mean):
   x, y = sides()
@@ -79,6 +80,7 @@ def spread(rows, *, pair_mean=False):
   return (each - losses.symmetric_info_nce(rows, rows, temperature=0.2)).mean()
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize('n', [5, 32])
 def test_equal_rows_have_the_uniformity_log_n_and_none_with_a_mean_over_pairs(n):
   rows = jnp.broadcast_to(jnp.asarray(sides()[0, 0], jnp.float32), (n, 5))
@@ -86,6 +88,7 @@ def test_equal_rows_have_the_uniformity_log_n_and_none_with_a_mean_over_pairs(n)
   np.testing.assert_allclose(spread(rows, pair_mean=True), 0, atol=1e-5)
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize('n', [4, 16])
 def test_orthogonal_rows_have_their_closed_uniformity(n):
   np.testing.assert_allclose(spread(jnp.eye(n)), math.log(1 + (n - 1) * math.exp(-4)), rtol=1e-4)

@@ -63,6 +63,7 @@ def test_the_positive_is_pulled_as_hard_as_all_negatives_are_pushed(z):
   np.testing.assert_allclose(-of_positive, of_negative.sum(), rtol=1e-5)
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize('name', ['hard_nce', 'simple_contrastive'])
 def test_the_threshold_of_hard_negatives_has_no_gradient_of_its_own(name, z):
   def value(z, step):

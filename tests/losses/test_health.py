@@ -71,6 +71,7 @@ def assert_same(got, want, tolerance=1e-5):
 # --- what it computes ---
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize('fold', [losses.dense(), losses.chunked(5, 5)], ids=['dense', 'chunked'])
 @pytest.mark.parametrize(('views', 'b'), [(2, 7), (3, 13)])
 def test_every_statistic_equals_brute_force(views, b, fold):
@@ -119,6 +120,7 @@ def test_false_negatives_of_a_class_that_clusters_weigh_more_the_lower_the_tempe
 # --- folds ---
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   ('fold', 'kind'),
   [

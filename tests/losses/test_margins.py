@@ -63,11 +63,13 @@ CASES |= {
 }
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize('key', CASES)
 def test_float32_values_and_gradients_equal_brute_force(key):
   assert_held(CASES[key], jnp.float32, losses.dense(), 2e-5)
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize('key', ['semi_hard nonzero', 'all nonzero', 'multi_similarity mined', 'circle'])
 def test_float64_values_and_gradients_equal_brute_force(key):
   with jax.enable_x64(True):
@@ -99,6 +101,7 @@ def dense(choice: str):
   return function(SIXTEEN['z'], jnp.eye(5))
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('fold', ['chunked', 'ring'])
 @pytest.mark.parametrize('choice', CHOICES)
 def test_triplets_of_every_mining_are_the_same_in_every_fold(choice, fold):
@@ -107,6 +110,7 @@ def test_triplets_of_every_mining_are_the_same_in_every_fold(choice, fold):
   assert_relative(function(SIXTEEN['z'], jnp.eye(5)), dense(choice), 2e-5)
 
 
+@pytest.mark.turns(4)
 @pytest.mark.parametrize('check_vma', [True, False])
 @pytest.mark.parametrize('choice', ['semi_hard', 'all nonzero'])
 def test_triplets_inside_shard_map_have_the_gradient_of_the_global_mean(choice, check_vma):
@@ -126,6 +130,7 @@ def test_triplets_inside_shard_map_have_the_gradient_of_the_global_mean(choice, 
   assert_relative(jit(mapped)(jnp.eye(5), SIXTEEN['z'], SIXTEEN['labels']), (value, of_mixing), 2e-5)
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize('mining', ['semi_hard', 'all'])
 def test_triplets_of_many_positives_need_no_matrix(mining):
   def function(z, labels):

@@ -115,6 +115,7 @@ CASES = {
 }
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('name', CASES)
 def test_values_and_gradients_equal_brute_force_with_the_same_draws(name):
   given = dict(neighbours=16) | CASES[name]
@@ -152,6 +153,7 @@ def test_similarities_of_mixtures_are_mixtures_of_similarities():
     np.testing.assert_allclose(anchor @ (share * j + (1 - share) * k), share * anchor @ j + (1 - share) * anchor @ k)
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize('weight', ['l1', 'l2'])
 def test_weights_never_shrink_the_denominator_and_their_reciprocals_never_grow_it(weight):
   z, labels = jnp.asarray(views(), jnp.float32), jnp.asarray(ages())
@@ -223,6 +225,7 @@ def inputs_of(b):
   return np.asarray(views(2, b), np.float32), np.asarray(ages(b), np.float32)
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize(('fold', 'kind'), PLACES, ids=str)
 def test_folds_on_eight_devices_equal_dense_on_one_in_value_and_gradient(fold, kind):
   z, labels = inputs_of(16)
@@ -230,6 +233,7 @@ def test_folds_on_eight_devices_equal_dense_on_one_in_value_and_gradient(fold, k
   assert_close(got, value_and_gradient(z, labels, losses.dense()))
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize('fold', ['chunked', 'ring'])
 def test_tiles_of_a_ragged_batch_equal_dense_in_value_and_gradient(fold):
   z, labels = inputs_of(13)

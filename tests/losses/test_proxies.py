@@ -139,6 +139,7 @@ def test_classes_absent_from_the_batch_enter_only_the_second_term_of_proxy_ancho
 # --- classes split over devices ---
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize('name', NAMES)
 def test_with_a_part_of_the_classes_on_each_device_a_label_is_the_number_among_all(name):
   x, proxies = unit_rows(16, 5).astype(np.float32), unit_rows(24, 5, seed=1).astype(np.float32)

@@ -90,6 +90,7 @@ def check(loss, reference, reps, temperature):
   assert_close(got, tuple(gradient(reps, temperature) for gradient in scalar), 1e-9)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(('modes', 'b'), [(2, 6), (3, 6), (4, 3)])
 def test_all_tuples_equal_brute_force_in_value_and_gradient_of_rows_and_temperature(modes, b):
   with jax.enable_x64(True):
@@ -101,6 +102,7 @@ def test_all_tuples_equal_brute_force_in_value_and_gradient_of_rows_and_temperat
     )
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('modes', [2, 3, 4])
 def test_permuted_negatives_equal_brute_force_in_value_and_gradient_of_rows_and_temperature(modes):
   reps, orders = modalities(modes), orders_of(modes, 6)
@@ -139,6 +141,7 @@ def test_pairwise_clip_is_the_sum_over_pairs_of_modalities():
   np.testing.assert_allclose(losses.pairwise_clip(reps[:2]), losses.symmetric_info_nce(*reps[:2]), rtol=1e-5)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('modes', [2, 3, 4])
 def test_equal_logits_give_the_logarithm_of_the_number_of_candidates(modes):
   reps = [jnp.broadcast_to(rep[0], rep.shape) for rep in jnp.asarray(modalities(modes, 4), jnp.float32)]
@@ -195,6 +198,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.turns(4)
 @pytest.mark.parametrize('name', LOSSES)
 @pytest.mark.parametrize(('fold', 'kind'), PLACES, ids=str)
 def test_folds_on_eight_devices_equal_dense_on_one_in_value_and_gradient(name, fold, kind):
@@ -204,6 +208,7 @@ def test_folds_on_eight_devices_equal_dense_on_one_in_value_and_gradient(name, f
   assert_close(got, value_and_gradient(lambda r, t: LOSSES[name](r, t, losses.dense()), reps))
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('name', LOSSES)
 @pytest.mark.parametrize('fold', ['chunked', 'ring'])
 def test_tiles_of_a_ragged_batch_equal_dense_in_value_and_gradient(name, fold):

@@ -12,6 +12,7 @@ from contrastive_jax.models import convnet
 from contrastive_jax.types import Refusal
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize(('size', 'stride', 'side'), [(3, 1, 8), (3, 2, 8), (3, 2, 7), (7, 4, 9), (7, 4, 28)])
 def test_gathered_convolution_equals_the_library_in_value_and_gradient(size, stride, side):
   x = jax.random.normal(jax.random.key(0), (2, side, side + 3, 3))
@@ -37,6 +38,7 @@ def test_default_width_is_that_of_the_last_stage_for_any_image(shape):
   assert encoder.per_example
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize('stride', [1, 2, 3, 4])
 def test_every_pixel_is_seen(stride):
   encoder = convnet.make(widths=(16, 16), stride=stride, norm='none')

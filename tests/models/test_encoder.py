@@ -108,6 +108,7 @@ def cotangent(model):
   return jax.random.normal(jax.random.key(3), y.shape)
 
 
+@pytest.mark.turns(3)
 @EVERY
 def test_parameters_and_statistics_are_plain_nested_dicts_of_float32(name):
   model = build(name)
@@ -125,6 +126,7 @@ def test_parameters_and_statistics_are_plain_nested_dicts_of_float32(name):
   assert bool(model.stats) != CASES[name].per_example
 
 
+@pytest.mark.turns(3)
 @EVERY
 def test_initial_parameters_depend_on_the_key_and_not_on_the_batch(name):
   model = build(name)
@@ -134,6 +136,7 @@ def test_initial_parameters_depend_on_the_key_and_not_on_the_batch(name):
   assert any(jax.tree.leaves(jax.tree.map(lambda a, b: bool(jnp.any(a != b)), model.params, other)))
 
 
+@pytest.mark.turns(3)
 @EVERY
 def test_bfloat16_is_what_products_take_and_float32_is_what_comes_out(name):
   params, stats, y, moved, traced = trace(name, 'bfloat16')
@@ -166,6 +169,7 @@ def test_float32_promotes_nothing_silently(name):
     assert trace(name, 'float32')[2].dtype == jnp.float32
 
 
+@pytest.mark.turns(3)
 @PER_EXAMPLE
 def test_outputs_and_gradients_do_not_depend_on_how_the_batch_is_cut(name):
   model = build(name)
@@ -209,6 +213,7 @@ def test_running_statistics_follow_the_batch_with_a_momentum_of_nine_tenths():
   np.testing.assert_allclose(moved['norm_0']['var'], 0.9 + 0.1 * hidden.var(axis=0), rtol=1e-4)
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('name', ['convnet-batch', 'projector-batch', 'vit-dropout'])
 def test_eight_devices_give_the_outputs_and_statistics_of_one(name):
   model = build(name, batch=8)

@@ -40,6 +40,7 @@ def shapes(encoder, shape):
   return *jax.eval_shape(encoder.init, jax.random.key(0), x), x, keys
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('name', CASES)
 def test_values_gradients_and_statistics_are_those_of_activations_that_are_kept(name):
   make, shape = CASES[name]
@@ -54,6 +55,7 @@ def test_values_gradients_and_statistics_are_those_of_activations_that_are_kept(
   assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(want[0])) > 0.01
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('name', DEEP)
 def test_the_backward_pass_is_handed_a_third_of_the_bytes_at_most(name):
   make, shape = DEEP[name]

@@ -48,6 +48,7 @@ def test_group_norm_has_the_parameters_of_batch_norm_and_no_statistics():
   assert stats and none == {}
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize('depth', [18, 50])
 def test_zero_init_makes_each_block_without_shortcut_kernel_a_relu(depth):
   x = jax.random.normal(jax.random.key(0), (2, 4, 4, 32 if depth == 50 else 8))

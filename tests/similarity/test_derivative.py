@@ -44,6 +44,7 @@ def assert_same(fn, fold, *args):
     np.testing.assert_allclose(g, w, rtol=2e-5, atol=1e-6 * float(jnp.abs(w).max()))
 
 
+@pytest.mark.turns(2)
 @each_fold
 @pytest.mark.parametrize('temperature', [0.1, 0.005])  # a bound that all share, and maxima of each anchor
 def test_candidates_without_gradient_leave_the_anchors_gradient_right(fold, temperature, rows):
@@ -55,6 +56,7 @@ def test_candidates_without_gradient_leave_the_anchors_gradient_right(fold, temp
   assert_same(loss, fold, rows[0], jnp.float32(temperature), (jnp.arange(SIZES[1]) % 5 > 0).astype(jnp.float32))
 
 
+@pytest.mark.turns(3)
 @each_fold
 def test_anchors_without_gradient_leave_the_candidates_gradient_right(fold, rows):
   def loss(y, temperature, *, fold):
@@ -64,6 +66,7 @@ def test_anchors_without_gradient_leave_the_candidates_gradient_right(fold, rows
   assert_same(loss, fold, rows[1], jnp.float32(0.1))
 
 
+@pytest.mark.turns(2)
 @each_fold
 @pytest.mark.parametrize('weights', [np.ones(37), np.arange(37.0)], ids=['alike', 'different'])
 def test_sums_are_differentiated_right_whether_they_weigh_the_same_or_not(fold, weights, rows):

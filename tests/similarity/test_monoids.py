@@ -71,6 +71,7 @@ def test_no_set_is_the_set_of_everything(name, axis):
   assert_equal(lift(monoid, values, None, axis), lift(monoid, values, np.ones_like(keep), axis))
 
 
+@pytest.mark.turns(2)
 @both_axes
 @each
 def test_split_tiles_merged_in_any_grouping_and_order_are_the_whole(name, axis):
@@ -99,6 +100,7 @@ def test_the_state_keeps_its_types_and_shapes_through_every_step(name):
   assert shape(state) == shape(unit) == shape(monoid.merge(state, unit))
 
 
+@pytest.mark.turns(2)
 @both_axes
 @each
 def test_pull_is_the_gradient_of_lift_and_finish_by_jax(name, axis):

@@ -71,6 +71,7 @@ def plainly(logits, keep):
   )
 
 
+@pytest.mark.turns(2)
 @in_every_fold
 def test_row_and_column_statistics_come_from_one_reduction_with_their_gradients(fold):
   terms = [*TERMS.values(), sim.top(2)]
@@ -88,6 +89,7 @@ def test_row_and_column_statistics_come_from_one_reduction_with_their_gradients(
   assert_equal(value_and_gradient(folded, *arguments), value_and_gradient(direct, *arguments))
 
 
+@pytest.mark.turns(2)
 @in_every_fold
 def test_statistics_of_rows_against_themselves_leave_out_the_anchor(fold):
   terms = [*TERMS.values(), sim.top(2)]
@@ -114,6 +116,7 @@ def test_every_pair_is_counted_once(fold):
   assert (of_same == N - 1).all()
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('devices', [2, 3, 4, 5, 8])
 def test_every_two_devices_of_half_a_ring_meet_once(devices):
   """Odd and even numbers of devices, uneven last shards: statistics, closures and entries as on one device."""
@@ -147,6 +150,7 @@ def test_what_a_term_closes_over_gets_gradients(fold):
   assert_equal(value_and_gradient(folded, *arguments), value_and_gradient(direct, *arguments))
 
 
+@pytest.mark.turns(3)
 @in_every_fold
 def test_entries_of_any_shape_take_part_and_get_gradients(fold):
   """A teacher's embeddings, a temperature per anchor and a target per candidate, as soft targets need."""
