@@ -16,6 +16,11 @@ class Data(NamedTuple):
   # Besides them, small views, made as section `data.small_views` says. A config without any holds neither.
   num_small_views: int = 0
   batch_size: int = 256  # examples a step, over all devices
+  # The training split is thinned to a long tail: the most frequent class has so many times the examples of the rarest.
+  # A config of 1 without `imbalance_largest` takes all examples, and says nothing of this.
+  imbalance: float = 1.0
+  imbalance_largest: int | None = None  # examples of the most frequent class; None: as many as there can be
+  imbalance_seed: int | None = None  # of the order of the classes and the choice of examples; None: by number, 0
 
 
 class Options(NamedTuple):

@@ -140,9 +140,11 @@ def complete(
   left = dict(overrides or {})
   for key in ('evals', 'train'):
     config[key] = config.get(key, {})
-  _fill('data', _section(config, 'data'), inspect.signature(options.Data).parameters, _taken(left, 'data'),
+  of_data = _taken(left, 'data')
+  _fill('data', _section(config, 'data'), inspect.signature(options.Data).parameters, of_data,
         besides=('source', 'views', 'small_views'))  # fmt: skip
   _without_small_views(config.data)
+  _without_imbalance(config.data, of_data)
   named = _used(config)
   tops = {*(path.partition('.')[0] for path in named), 'evals', 'train'}
   _fill('', config, inspect.signature(options.Seed).parameters, _taken(left, ''), besides=tops)
@@ -168,6 +170,17 @@ def _without_small_views(data):
   """A config of no small views says nothing of them: it is the same as before there were any."""
   if not data.num_small_views:
     for key in [k for k in ('num_small_views', 'small_views') if k in data]:
+      del data[key]
+
+
+def _without_imbalance(data, texts: Mapping[str, str]):
+  """A config that takes all examples says nothing of imbalance: it is the same as before there was any."""
+  if data.imbalance == 1 and data.imbalance_largest is None:
+    if 'imbalance_seed' in texts:
+      raise Refusal(
+        'config.data.imbalance_seed is set, but nothing is left out: imbalance=1 and imbalance_largest=None'
+      )
+    for key in [k for k in data if k.startswith('imbalance')]:
       del data[key]
 
 

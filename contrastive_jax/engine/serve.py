@@ -16,6 +16,9 @@ from contrastive_jax.engine.workdir import read_config, read_data
 from contrastive_jax.models.load import save_safetensors
 from contrastive_jax.types import Embedded, Refusal
 
+# Keys of config.data that choose a part of the data set.
+_THINNED = ('imbalance', 'imbalance_largest', 'imbalance_seed')
+
 
 def restore(run: setup.Run, workdir: str | pathlib.Path, checkpoint: int | str = 'newest'):
   """Parameters, method state and step of a checkpoint: 'newest', 'best' or a step, as `restore_params` reads them.
@@ -54,8 +57,9 @@ def sources(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> d
 
 
 def _of_the_run(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> bool:
-  """Whether a config names the data set that the run was trained on."""
-  return config.data.source == resolve.load(str(workdir)).data.source
+  """Whether a config names the data that the run was trained on: the same set, and the same part of it."""
+  trained = resolve.load(str(workdir)).data
+  return all(config.data.get(key) == trained.get(key) for key in ('source', *_THINNED))
 
 
 def build(config: ml_collections.ConfigDict, data: dict[str, Source], workdir: str | pathlib.Path) -> setup.Run:

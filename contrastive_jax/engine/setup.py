@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from contrastive_jax import losses
+from contrastive_jax.data.imbalance import long_tail
 from contrastive_jax.data.pipeline import steps_per_epoch, sweep
 from contrastive_jax.data.sources import Source
 from contrastive_jax.data.views import Views, expand
@@ -94,8 +95,12 @@ class Run(NamedTuple):
 
 
 def sources(config) -> dict[str, Source]:
-  """The splits of the config's data set."""
-  return {split: resolve.build(config.data.source, 'data.source', split=split) for split in ('train', 'test')}
+  """The splits of the config's data set; that of training thinned, where the config says how much."""
+  found = {split: resolve.build(config.data.source, 'data.source', split=split) for split in ('train', 'test')}
+  if 'imbalance' in config.data:
+    how = dict(ratio=config.data.imbalance, largest=config.data.imbalance_largest, seed=config.data.imbalance_seed)
+    found['train'] = long_tail(found['train'], **how)
+  return found
 
 
 def views(config, source: Source) -> Views:
