@@ -1,4 +1,4 @@
-"""Operations on one image that views are made of: resampling, colour, blur, erasing.
+"""Operations on one image that views are made of: resampling, colour, blur, erasing, solarisation.
 
 Every function is a pure function of an image float32 [h, w, c] with values in [0, 1] and of parameters that are already
 drawn, so it can be jitted and mapped over examples that each have parameters of their own, and tested without
@@ -191,3 +191,11 @@ def erase(image: Float[Array, 'h w c'], box, where, *, value: float = 0.0) -> Fl
   column = jnp.arange(image.shape[1], dtype=jnp.float32) + 0.5
   inside = ((row >= top) & (row < top + height))[:, None] & (column >= left) & (column < left + width)
   return jnp.where((inside & where)[..., None], value, image)
+
+
+def solarise(image: Float[Array, 'h w c'], where, *, threshold: float = 0.5) -> Float[Array, 'h w c']:
+  """Inverts values from `threshold` on, x to 1 - x, where `where` (a scalar) is true.
+
+  Source: Grill et al. (BYOL), 2020, appendix B, for a darkroom effect of that name.
+  """
+  return jnp.where(where & (image >= threshold), 1 - image, image)

@@ -4,19 +4,14 @@ TFDS reads sets stored as ArrayRecord or Parquet without TensorFlow. Preparing o
 needs it once: ``pip install contrastive_jax[prepare]`` and ``tfds build NAME --file_format array_record``.
 """
 
-import concurrent.futures
 import io
-import os
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
 
+from contrastive_jax.data import decode
 from contrastive_jax.types import Refusal, nearest
-
-_MODES = {1: 'L', 3: 'RGB', 4: 'RGBA'}
-_THREADS = min(16, os.cpu_count() or 1)
 
 
 class Records(NamedTuple):
@@ -43,8 +38,7 @@ def open_records(
     dataset: name TFDS knows ('cifar10', 'imagenet2012', 'name/config'), or of a set prepared in data_dir by others.
     split: TFDS split, slices included ('train', 'train[:90%]').
     data_dir: where sets are prepared; None is TFDS's default, ~/tensorflow_datasets or $TFDS_DATA_DIR.
-    image_size: pixels; the short side is resized to it (bicubic, antialiased; JPEG decoded at a reduced scale where
-      that suffices) and the centre cropped to a square. None keeps images as they are, all of one size.
+    image_size: as of `decode.pixels`; None keeps images as they are, all of one size.
     image_key: field with the image.
     label_key: field with the class; where the set has none, labels are -1.
 
@@ -58,7 +52,7 @@ def open_records(
   if not _is_prepared(builder):
     raise Refusal(
       f"data set '{dataset}' is not prepared in {builder.data_path}; `{prepare_command(dataset, data_dir)}` "
-      'prepares it (with the `prepare` extra, which brings TensorFlow)'
+      f'prepares it (with the `prepare` extra, which brings TensorFlow){_by_hand(builder)}'
     )
   fields = dict(builder.info.features.items())
   image, label = fields.get(image_key), fields.get(label_key)
@@ -71,14 +65,15 @@ def open_records(
   decoders = {image_key: tfds.decode.SkipDecoding()}
   shape = _image_shape(dataset, image.shape, image_size)
   rows = _rows(tfds, builder, dataset, split, data_dir)
-  pool = concurrent.futures.ThreadPoolExecutor(_THREADS, thread_name_prefix='decode')
 
-  def decode(record):
+  def one(record):
     example = parser.deserialize_example_np(record, decoders=decoders)
-    return _pixels(example[image_key], shape, image_size), example.get(label_key, -1)
+    image = decode.pixels(io.BytesIO(example[image_key]), shape[2], image_size)
+    return image, example.get(label_key, -1)
 
   def read(indices):
-    images, labels = zip(*pool.map(decode, rows.__getitems__([int(i) for i in indices])), strict=True)
+    records = rows.__getitems__([int(i) for i in indices])
+    images, labels = zip(*decode.in_threads(one, records), strict=True)
     return {'image': np.stack(images), 'label': np.array(labels, np.int32)}
 
   return Records(len(rows), read, shape, tuple(getattr(label, 'names', None) or ()))
@@ -112,6 +107,12 @@ def _is_prepared(builder) -> bool:
   return builder.data_path.exists() and builder.is_prepared()
 
 
+def _by_hand(builder) -> str:
+  """What TFDS says of files that it cannot download."""
+  words = ' '.join((builder.MANUAL_DOWNLOAD_INSTRUCTIONS or '').split())
+  return words and f'; its manual_dir is {builder.data_dir_root / "downloads" / "manual"}: {words}'
+
+
 def _rows(tfds, builder, dataset, split, data_dir):
   try:
     return builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
@@ -127,21 +128,9 @@ def _rows(tfds, builder, dataset, split, data_dir):
 def _image_shape(dataset, shape, image_size) -> tuple[int, int, int]:
   height, width, channels = shape
   channels = channels or 3
+  decode.check_size(image_size)
   if image_size is not None:
-    if image_size < 1:
-      raise Refusal(f'image_size is {image_size}; at least 1 pixel is needed')
     return image_size, image_size, channels
   if height is None or width is None:
     raise Refusal(f"images of '{dataset}' have different sizes; give image_size (pixels), to which they are resized")
   return height, width, channels
-
-
-def _pixels(data: bytes, shape, image_size) -> np.ndarray:
-  mode = _MODES[shape[2]]
-  with Image.open(io.BytesIO(data)) as file:
-    if image_size is not None:
-      file.draft(mode, (image_size, image_size))
-    picture = file.convert(mode)
-    if image_size is not None and picture.size != (image_size, image_size):
-      picture = ImageOps.fit(picture, (image_size, image_size), Image.Resampling.BICUBIC)
-    return np.asarray(picture).reshape(shape)

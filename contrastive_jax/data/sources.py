@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from contrastive_jax.data import records
+from contrastive_jax.data import decode, folders, records
 from contrastive_jax.types import Refusal, nearest
 
-KNOWN = ('arrays', 'cifar10', 'cifar100', 'digits', 'fashion_mnist', 'tfds')
+KNOWN = ('arrays', 'cifar10', 'cifar100', 'digits', 'fashion_mnist', 'image_folder', 'imagenet2012', 'tfds')
 SPLITS = ('train', 'test')
 TEST_PART = 0.2  # of sets that come without a test split
 SPLIT_SEED = 0
@@ -106,6 +106,23 @@ def cifar100(*, split: str = 'train', data_dir: str | None = None) -> Source:
   return tfds(dataset='cifar100', split=split, data_dir=data_dir)
 
 
+def imagenet2012(*, split: str = 'train', data_dir: str | None = None, image_size: int = 256) -> Source:
+  """ImageNet (Deng et al., 2009; ILSVRC 2012): 1,000 classes, 1,281,167 train and, as 'test', 50,000 validation images.
+
+  Photographs of several sizes, each resized and cropped to a square on the host, of which views are then crops; so
+  what lies beside the square is never seen. See `tfds`.
+
+  Args:
+    split: 'train' or 'test'.
+    data_dir: where TFDS has prepared the set; None is its default.
+    image_size: pixels of the square; at least that of the views.
+
+  Raises:
+    Refusal: unknown split; set not prepared, with the command that prepares it and what must be there for it.
+  """
+  return tfds(dataset='imagenet2012', split=split, data_dir=data_dir, test='validation', image_size=image_size)
+
+
 def tfds(
   *,
   dataset: str,
@@ -142,9 +159,62 @@ def tfds(
   statistics = STATISTICS.get(dataset.partition(':')[0].partition('/')[0])
   if statistics is None:
     training = rows if split == 'train' else opened(train)
-    sample = np.linspace(0, training.num_examples - 1, min(MEASURED_ROWS, training.num_examples)).astype(int)
-    statistics = measure(training.read(sample)['image'])
+    statistics = measure(training.read(_sample(training.num_examples))['image'])
   return Source(dataset, split, rows.num_examples, rows.read, rows.image_shape, rows.label_names, *statistics)
+
+
+def image_folder(
+  *,
+  path: str,
+  split: str = 'train',
+  train: str = 'train',
+  test: str | None = None,
+  image_size: int | None = None,
+  channels: int = 3,
+) -> Source:
+  """A user's own image files (JPEG, PNG and whatever else Pillow reads), in a folder of each class.
+
+  The classes' folders lie in `path`/train and `path`/test, or in `path` itself: then a fixed random fifth of every
+  class is 'test', as it is of `path`/train where no test folder is there. Images that lie in no folder of a class have
+  label -1. Images are decoded when they are read, in threads. See `folders.find` for what counts as an image.
+
+  Args:
+    path: the folder.
+    split: 'train' or 'test'.
+    train: name of the folder of training images.
+    test: name of the folder of test images; None is the first there of 'test', 'val', 'valid' and 'validation'.
+    image_size: as in `tfds`.
+    channels: 3, or 1 to read images as grey.
+
+  Mean and standard deviation are those of 1,024 training images.
+
+  Raises:
+    Refusal: unknown split; no such folder or no images; a class of the test split that the training split lacks; a file
+      that cannot be decoded; images of several sizes without `image_size`.
+  """
+  _check_split(split)
+  decode.check_size(image_size)
+  if channels not in (1, 3):
+    raise Refusal(f'channels is {channels}; 1 (grey) or 3 (colour) is needed')
+  root = pathlib.Path(path).expanduser()
+  files = folders.both(root, train, test) or _held_out(folders.find(root / train if (root / train).is_dir() else root))
+  if not len(files[split].paths):
+    raise Refusal(f"{root}: split '{split}' is empty; a class of at least 3 images, or a folder 'test', is needed")
+  shape = folders.read(files['train'], [0], channels=channels, image_size=image_size)[0].shape
+
+  def read(part, rows):
+    images = folders.read(part, rows, channels=channels, image_size=image_size)
+    for image, row in zip(images, rows, strict=True):
+      if image.shape != shape:
+        raise Refusal(
+          f"'{part.paths[row]}' of {part.root} has {image.shape[1]} x {image.shape[0]} pixels and "
+          f"'{files['train'].paths[0]}' {shape[1]} x {shape[0]}; give image_size (pixels), to which they are resized"
+        )
+    return {'image': np.stack(images), 'label': part.label[rows]}
+
+  statistics = measure(read(files['train'], _sample(len(files['train'].paths)))['image'])
+  name, part = root.resolve().name, files[split]
+  return Source(name, split, len(part.paths), functools.partial(read, part), shape, part.classes, *statistics)
 
 
 def arrays(*, path: str, split: str = 'train') -> Source:
@@ -242,6 +312,24 @@ def _in_memory(name, split, images, labels, label_names, train) -> Source:
     return {'image': images[indices], 'label': labels[indices]}
 
   return Source(name, split, len(images), read, images.shape[1:], label_names, *measure(train))
+
+
+def _sample(size: int) -> np.ndarray:
+  """The rows of a set on disk that are read to measure it, spread over it."""
+  return np.linspace(0, size - 1, min(MEASURED_ROWS, size)).astype(int)
+
+
+def _held_out(files: folders.Files) -> dict[str, folders.Files]:
+  """A fixed random fifth of every class as 'test', and the rest."""
+  rows: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
+  for label in np.unique(files.label):
+    of_class = np.flatnonzero(files.label == label)
+    of_class = of_class[permutation(SPLIT_SEED, max(int(label), 0), len(of_class))]
+    cut = round(len(of_class) * TEST_PART)
+    rows['test'].append(of_class[:cut])
+    rows['train'].append(of_class[cut:])
+  kept = {split: np.sort(np.concatenate(parts)) for split, parts in rows.items()}
+  return {s: files._replace(paths=tuple(files.paths[i] for i in r), label=files.label[r]) for s, r in kept.items()}
 
 
 def _check_split(split: str):

@@ -34,12 +34,14 @@ class Embedder:
     def plain(params, state, image):
       return embed(params, state, {'view_0': jax.vmap(views.plain)(image)})
 
-    def augmented(params, state, image, index, view):
+    def augmented(params, state, image, index, view, kind):
       key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), VIEW_STEP), view)
       keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
-      return embed(params, state, {'view_0': jax.vmap(views.augment)(keys, image)})
+      made = jax.vmap(lambda key, image: views.augment(key, image, kind))(keys, image)
+      return embed(params, state, {'view_0': made})
 
-    self._plain, self._augmented = jax.jit(plain), jax.jit(augmented)
+    self._kinds = views.kinds
+    self._plain, self._augmented = jax.jit(plain), jax.jit(augmented, static_argnames='kind')
 
   def at(self, params: Params, state: State, *, on_host: bool = False) -> Callable[..., Embedded]:
     """`embed` of these parameters, for evaluators: its rows lie on the mesh, so that all devices share their work.
@@ -72,7 +74,7 @@ class Embedder:
       else:
         index = processes.put(batch['index'], sharding)
         view_ = processes.put(np.int32(view), NamedSharding(self._mesh, P()))
-        out = self._augmented(params, state, image, index, view_)
+        out = self._augmented(params, state, image, index, view_, kind=view % self._kinds)
       kept = {k: np.asarray(v)[batch['mask']] for k, v in processes.fetch(out).items()}
       absent = np.full(len(batch['index']), -1, np.int32)
       parts.append(kept | {k: np.asarray(batch.get(k, absent))[batch['mask']] for k in ('label', 'index')})

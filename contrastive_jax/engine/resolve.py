@@ -32,12 +32,10 @@ _MODULES = {
 }
 _KINDS = {
   'schedule': ('cosine', 'constant'),
-  'optimiser': ('adamw', 'lars', 'sgd'),
+  'optimiser': ('adamw', 'lars', 'lion', 'sgd'),
   'head': ('identity', 'predictor', 'projector'),
   'predictor': ('identity', 'predictor', 'projector'),
-  'data.views': ('digits', 'garments', 'simclr', 'weak'),
 }
-_KINDS['data.small_views'] = _KINDS['data.views']
 _NAMED = (
   'data.source', 'data.views', 'data.small_views', 'encoder', 'head', 'predictor', 'method', 'schedule', 'optimiser',
 )  # fmt: skip
@@ -54,8 +52,8 @@ Parameters = Mapping[str, inspect.Parameter]
 def _known(section: str) -> tuple[str, ...]:
   if section in _KINDS:
     return _KINDS[section]
-  if section == 'data.source':
-    return importlib.import_module('contrastive_jax.data.sources').KNOWN
+  if section in _MODULES:
+    return importlib.import_module(f'contrastive_jax.{_MODULES[section]}').KNOWN
   package = importlib.import_module(f'contrastive_jax.{_PACKAGES[section]}')
   names = [m.name for m in pkgutil.iter_modules(package.__path__)]
   return tuple(n for n in names if hasattr(importlib.import_module(f'{package.__name__}.{n}'), 'make'))

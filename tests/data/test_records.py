@@ -60,11 +60,18 @@ class CountedPictures(Pictures):
   FIELDS = types.MappingProxyType(dict(label=tfds.features.Scalar(np.int64), weight=tfds.features.Scalar(np.float32)))
 
 
+class Imagenet2012(MixedPictures, skip_registration=True):  # TFDS has one of this name
+  VERSION = tfds.core.Version('5.1.0')
+
+  def _split_generators(self, dl_manager):
+    return {name: self._generate_examples(split) for split, name in (('train', 'train'), ('test', 'validation'))}
+
+
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   place = str(tmp_path_factory.mktemp('tfds'))
   tfds.disable_progress_bar()
-  for builder in (Pictures, GreyPictures, MixedPictures, CountedPictures):
+  for builder in (Pictures, GreyPictures, MixedPictures, CountedPictures, Imagenet2012):
     builder(data_dir=place, file_format='array_record').download_and_prepare()
   return place
 
@@ -116,6 +123,20 @@ def test_images_of_different_sizes_need_an_image_size_and_are_then_cut_to_square
   assert images.shape == (10, 8, 8, 3)
   smallest = by_pixels(pixels[:, 1:9] for pixels in pictures('train', (8, 12, 30)) if len(pixels) == 8)
   assert set(smallest) <= {image.tobytes() for image in images}  # short side fits: only the centre crop
+
+
+def test_imagenet_is_cut_to_squares_on_the_host_and_tested_on_its_validation_split(folder):
+  train, test = (sources.imagenet2012(split=split, data_dir=folder, image_size=12) for split in sources.SPLITS)
+  assert (train.num_examples, test.num_examples) == (10, 4) and train.image_shape == (12, 12, 3)
+  assert test.read(np.arange(4))['image'].shape == (4, 12, 12, 3)
+  assert len(test.label_names) == 1000 and train.mean == test.mean == (0.485, 0.456, 0.406)
+  assert sources.imagenet2012(data_dir=folder).image_shape == (256, 256, 3)
+
+
+def test_imagenet_that_is_not_prepared_is_refused_with_its_command_and_the_files_it_needs(tmp_path):
+  reason = r'tfds build imagenet2012 --file_format array_record --data_dir (.*)`.*manual_dir is \1.*_img_train\.tar and'
+  with pytest.raises(Refusal, match=reason):
+    sources.imagenet2012(data_dir=str(tmp_path))
 
 
 def test_a_set_with_other_fields_is_read_without_them(folder):
