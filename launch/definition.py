@@ -1,0 +1,128 @@
+"""From flags and a sweep file to runs, each of them checked before any is started."""
+
+import collections
+import json
+import pathlib
+import runpy
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+
+import jax
+
+from contrastive_jax.engine import plan, resolve, setup
+from contrastive_jax.types import Refusal
+from launch import space
+from launch.folder import Run, name_of
+from launch.space import CONFIG, SEED, Setting
+
+
+def settings(file: str | None, sweeps: Sequence[str], seeds: int | None) -> list[Setting]:
+  """The product of what the file yields, the `--sweep` flags and the seeds.
+
+  Raises:
+    Refusal: the file or a flag cannot be used, or two of them set one key.
+  """
+  spaces = [_of_file(file)] if file is not None else []
+  spaces += [space.parsed(text) for text in sweeps]
+  spaces += [] if seeds is None else [space.seeds(seeds)]
+  return space.chain(space.product(*spaces))
+
+
+def _of_file(file: str) -> list[Setting]:
+  """What `get_sweep()` of a Python file yields."""
+  if not pathlib.Path(file).is_file():
+    raise Refusal(f"there is no sweep file '{file}'")
+  try:
+    names = runpy.run_path(file)
+    if 'get_sweep' not in names:
+      raise Refusal(f"'{file}' has no function get_sweep")
+    found = list(names['get_sweep']())
+  except Refusal:
+    raise
+  except Exception as error:
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    where = f' in line {lines[-1]}' if lines else ''
+    raise Refusal(f"sweep file '{file}' fails{where}: {type(error).__name__}: {error}") from error
+  if not all(isinstance(setting, Mapping) for setting in found):
+    raise Refusal(f"get_sweep of '{file}' must yield settings, as the functions of launch.space return them")
+  return [space.product(*(space.values(key, value) for key, value in setting.items()))[0] for setting in found]
+
+
+def runs(found: Iterable[Setting], config: str | None, overrides: Mapping[str, str]) -> list[Run]:
+  """Named runs, not checked yet; `overrides` are those of all.
+
+  Raises:
+    Refusal: no config, a key that is set for all and swept, or two runs of one name.
+  """
+  made = []
+  for setting in found:
+    chosen = setting.get(CONFIG, config)
+    if chosen is None:
+      raise Refusal('--config is needed: a config file, such as configs/ssl/simclr.py; or sweep over some')
+    own = {key.removeprefix('config.'): value for key, value in setting.items() if key != CONFIG}
+    twice = sorted(own.keys() & overrides.keys())
+    if twice or (CONFIG in setting and config is not None):
+      key = f'config.{twice[0]}' if twice else 'config'
+      raise Refusal(f'--{key} is given for all runs, but the sweep sets it too')
+    made.append(Run(name_of(setting), chosen, {**overrides, **own}, setting, 0))
+  name, times = collections.Counter(run.name for run in made).most_common(1)[0]
+  if times > 1:
+    raise Refusal(f"{times} runs would be called '{name}': give their config files different names")
+  return made
+
+
+def checked(found: Sequence[Run], *, trace: bool = True) -> list[Run]:
+  """The runs with their number of steps.
+
+  Names and types are checked for every run. The first step, which alone knows whether a temperature of 0 is allowed,
+  is traced for so many runs that every value of every key has been met.
+
+  Raises:
+    Refusal: of the first run that cannot be, with its name.
+  """
+  sources: dict = {}
+  met: set[tuple[str, str]] = set()
+  steps = []
+  for run in found:
+    try:
+      built = _built(run, sources)
+      new = {item for item in run.setting.items() if item[0] != SEED} - met
+      if trace and (new or not steps):
+        built.check()
+        met |= new
+    except Refusal as refusal:
+      raise Refusal(f"run '{run.name}': {refusal}") from None
+    steps.append(built.info.total_steps)
+  return [run._replace(steps=number) for run, number in zip(found, steps, strict=True)]
+
+
+def _built(run: Run, sources: dict) -> setup.Run:
+  """The functions of a run on this machine's devices; data sets are opened once."""
+  config = resolve.load(run.config, run.overrides)
+  config.train.devices = None  # the machine that trains may have more
+  data = json.dumps(config.data.source.to_dict(), sort_keys=True)
+  if data not in sources:
+    sources[data] = setup.sources(config)
+  return setup.build(config, sources[data])
+
+
+def on_cpu():
+  """Keeps this process, which only checks, from the accelerators that its runs are to have."""
+  jax.config.update('jax_platforms', 'cpu')
+
+
+# --- what it will cost ---
+
+
+def estimates(found: Sequence[Run]) -> list[tuple[list[Run], plan.Plan]]:
+  """The planner's figures for each group of runs that cost the same: seeds and other fractions change no product."""
+  groups: dict[tuple, list[Run]] = {}
+  for run in found:
+    shape = tuple((key, value) for key, value in sorted(run.setting.items()) if key != SEED and not _fraction(value))
+    groups.setdefault(shape, []).append(run)
+  sources: dict = {}
+  return [(group, plan.sketch(_built(group[0], sources))) for group in groups.values()]
+
+
+def _fraction(text: str) -> bool:
+  return '.' in text and text.replace('.', '').replace('e-', '').isdigit()

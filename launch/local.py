@@ -1,0 +1,195 @@
+"""Runs of a sweep as processes of this machine: so many at a time, each with its share of cores, devices and memory."""
+
+import collections
+import contextlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from launch import folder, machine, outcome
+from launch.display import Display
+from launch.folder import Run, State
+from launch.machine import Slot
+
+POLL = 0.2  # seconds
+STOPS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Going(NamedTuple):
+  run: Run
+  slot: Slot
+  process: subprocess.Popen
+  state: State
+  log_begin: int
+  killed_for_memory: int
+
+
+def command(root: pathlib.Path, run: Run) -> list[str]:
+  """What trains a run."""
+  overrides = [f'--config.{key}={value}' for key, value in run.overrides.items()]
+  where = [f'--config={run.config}', f'--workdir={folder.workdir(root, run)}']
+  return [sys.executable, '-m', 'contrastive_jax.train', *where, *overrides]
+
+
+def environment(root: pathlib.Path) -> dict[str, str]:
+  """Of every run: one cache of compiled code for all, and output as it is made."""
+  cache = {
+    'JAX_COMPILATION_CACHE_DIR': str((root / 'cache').resolve()),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.1',
+  }
+  return cache | os.environ | {'PYTHONUNBUFFERED': '1'}
+
+
+# --- running ---
+
+
+def train(
+  root: pathlib.Path,
+  runs: Sequence[Run],
+  shares: Sequence[Slot],
+  display: Display,
+  *,
+  held: int | None = None,
+  command: Callable[[pathlib.Path, Run], list[str]] = command,
+) -> tuple[dict[str, State], bool]:
+  """Trains the runs, in order, as many at a time as there are slots; a run that fails does not keep others from it.
+
+  Ctrl-C and SIGTERM are passed on to the runs, which save and end; a second Ctrl-C kills them.
+
+  Args:
+    held: an open file that the runs inherit, so that its lock lasts as long as they do.
+    command: what trains a run.
+
+  Returns:
+    How each run stands by name, and whether a signal has stopped them.
+  """
+  waiting, free, going = collections.deque(runs), list(shares), list[_Going]()
+  states: dict[str, State] = {}
+  told = False
+  with _stops() as came:
+    while going or (waiting and not came):
+      while waiting and free and not came:
+        run, slot = waiting.popleft(), free.pop(0)
+        try:
+          going.append(_started(root, run, slot, held, command))
+          display.started(run)
+        except OSError as error:
+          _settle(root, run, State('failed', outcome.of_launcher(error), time.time()), states, display)
+          free.insert(0, slot)
+      for each in [each for each in going if each.process.poll() is not None]:
+        going.remove(each)
+        free.insert(0, each.slot)
+        _settle(root, each.run, _ended(root, each, stopping=bool(came)), states, display)
+      if came and going:
+        _stop(going, told, kill=came.count(signal.SIGINT) > 1, display=display)
+        told = True
+      display.update([each.run for each in going])
+      time.sleep(POLL)
+  return states, bool(came)
+
+
+def _started(root: pathlib.Path, run: Run, slot: Slot, held: int | None, command: Callable) -> _Going:
+  log = folder.log(root, run)
+  log.parent.mkdir(parents=True, exist_ok=True)
+  state = State('running', began=time.time(), attempts=folder.state(root, run).attempts + 1)
+  folder.write_state(root, run, state)
+  with log.open('ab') as said:
+    begin = said.tell()
+    process = subprocess.Popen(
+      [*_confined(slot), *command(root, run)],
+      stdin=subprocess.DEVNULL,
+      stdout=said,
+      stderr=subprocess.STDOUT,
+      env=environment(root) | slot.environment,
+      start_new_session=True,  # Ctrl-C reaches the launcher alone, which asks the runs to save
+      pass_fds=() if held is None else (held,),
+    )
+  return _Going(run, slot, process, state, begin, machine.killed_for_memory())
+
+
+def _confined(slot: Slot) -> list[str]:
+  """What comes before a command that may use only its slot."""
+  cores = ','.join(map(str, slot.cores))
+  return [sys.executable, '-S', str(pathlib.Path(__file__).with_name('confine.py')), cores, str(slot.memory or 0)]
+
+
+def _ended(root: pathlib.Path, each: _Going, *, stopping: bool) -> State:
+  return judged(
+    root,
+    each.run,
+    each.state,
+    each.process.returncode,
+    folder.log(root, each.run),
+    each.log_begin,
+    stopping=stopping,
+    out_of_memory=machine.killed_for_memory() > each.killed_for_memory,
+  )
+
+
+def judged(
+  root: pathlib.Path,
+  run: Run,
+  state: State,
+  code: int,
+  log: pathlib.Path,
+  begin: int,
+  *,
+  stopping: bool,
+  out_of_memory: bool = False,
+) -> State:
+  """How a run that was `state` stands, now that its process has ended.
+
+  Args:
+    code: its exit code.
+    log: what it has said, from the byte `begin` on.
+    stopping: whether it was asked to stop.
+    out_of_memory: whether the system has ended processes for memory in the meantime.
+  """
+  state = state._replace(seconds=time.time() - state.began)
+  if code == 0:  # one that SIGTERM stops ends with code 0, too
+    return state._replace(state='finished' if folder.finished(root, run) else 'stopped')
+  if stopping and code in (-signal.SIGTERM, -signal.SIGKILL):  # before it could hear the signal
+    return state._replace(state='stopped')
+  why = outcome.reason(code, outcome.tail(log, begin), out_of_memory=out_of_memory)
+  return state._replace(state='failed', reason=why)
+
+
+def _settle(root: pathlib.Path, run: Run, state: State, states: dict[str, State], display: Display):
+  """Keeps how a run has ended; on a full disk in memory alone, which the next command makes up for."""
+  states[run.name] = state
+  try:
+    folder.write_state(root, run, state)
+  except OSError as error:
+    display.message(f'the state of {run.name} cannot be kept: {error}')
+  display.ended(run, state)
+
+
+# --- stopping ---
+
+
+@contextlib.contextmanager
+def _stops() -> Iterator[list[int]]:
+  """Yields a list of the signals that have asked to stop."""
+  came: list[int] = []
+  before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in STOPS}
+  try:
+    yield came
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
+
+
+def _stop(going: Sequence[_Going], told: bool, *, kill: bool, display: Display):
+  """Asks the runs to save and end, once; or kills them."""
+  if not told:
+    display.message('stopping: the runs save (Ctrl-C again kills them); the same command continues')
+  for each in going:
+    if kill:
+      each.process.kill()
+    elif not told:
+      each.process.terminate()
