@@ -159,6 +159,29 @@ def adamw(
   return _assemble(rule, clip_norm, rates)
 
 
+def lion(
+  schedule: optax.Schedule,
+  *,
+  beta1: float = 0.9,
+  beta2: float = 0.99,
+  weight_decay: float = 1e-3,
+  no_decay: str = NO_DECAY,
+  clip_norm: float | None = None,
+  rates: Rates = (),
+) -> optax.GradientTransformation:
+  r"""Lion (Chen et al., 2023): the sign of a momentum, decay decoupled; one moment where AdamW keeps two.
+
+  .. math:: \theta \leftarrow \theta - \eta \big( \mathrm{sign}(\beta_1 m + (1 - \beta_1) g) + \lambda \theta \big),
+            \qquad m \leftarrow \beta_2 m + (1 - \beta_2) g
+
+  Every step moves every parameter by the learning rate, so the paper takes a third to a tenth of AdamW's, and a decay
+  larger by as much. `no_decay`, `clip_norm` and `rates` as in `sgd`.
+  """
+  _check(weight_decay, clip_norm, beta1=beta1, beta2=beta2)
+  rule = optax.lion(schedule, beta1, beta2, weight_decay=weight_decay, mask=_decayed(no_decay))
+  return _assemble(rule, clip_norm, rates)
+
+
 def lars(
   schedule: optax.Schedule,
   *,
