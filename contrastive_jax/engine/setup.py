@@ -34,6 +34,8 @@ _FOLDS: dict[str, Callable] = {
 }
 # Side of small views, as a share of the others': 96 of 224 pixels (Caron et al., 2020).
 SMALL_SIDE = 3 / 7
+# Bytes of the float32 pixels of both splits, up to which they are scored as a floor: CIFAR-10 has 0.7 GB, ImageNet 800.
+MOST_PIXELS = 2**32
 # Seeds beyond 32 bits would give the same keys as smaller ones.
 _SEEDS = 2**32
 
@@ -86,8 +88,9 @@ class Run(NamedTuple):
     return state.placed(fresh, state.shardings(fresh, self.mesh, self.options.sharding)), raw
 
   def floors(self, fresh: state.TrainState) -> dict[str, Callable]:
-    """`embed` by the name of what training should surpass: the pixels, and the encoder before training."""
-    return {'raw pixels': self.pixels.at({}, {}), 'random encoder': self.embedder.at(fresh.params, fresh.state)}
+    """`embed` by the name of what training should surpass: the pixels, if they fit, and the encoder before training."""
+    pixels = {'raw pixels': self.pixels.at({}, {})} if _pixel_bytes(self) <= MOST_PIXELS else {}
+    return pixels | {'random encoder': self.embedder.at(fresh.params, fresh.state)}
 
   def replicated(self):
     """The sharding of what every device holds whole."""
@@ -196,6 +199,11 @@ def build(
     pixels=embedder(raw_pixels, data, raw_views),
     glossary=resolve.glossary(config),
   )
+
+
+def _pixel_bytes(run: Run) -> int:
+  view = example_views(run.sources['train'], run.views)['view_0']
+  return sum(source.num_examples for source in run.sources.values()) * math.prod(view.shape[1:]) * view.dtype.itemsize
 
 
 def _check_intervals(options: Options):

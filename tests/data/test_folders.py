@@ -190,3 +190,21 @@ def test_a_pickle_with_the_name_of_an_image_is_refused_and_not_executed(tmp_path
   with pytest.raises(Refusal, match=r'bomb\.png cannot be decoded'):
     both(tmp_path)
   assert not bomb.exists()
+
+
+def test_a_run_can_begin_on_a_folder_of_photographs(tmp_path):
+  from contrastive_jax.engine import resolve, setup
+
+  classes(tmp_path, 10)
+  overrides = {
+    'data.source.name': 'image_folder',
+    'data.source.path': str(tmp_path),
+    'data.source.image_size': '8',
+    'data.views.name': 'byol',
+    'data.batch_size': '8',
+    'optimiser.name': 'lion',
+  }
+  config = pathlib.Path(__file__).parents[2] / 'configs' / 'ssl' / 'simclr.py'
+  run = setup.build(resolve.load(f'{config}:tiny', overrides))
+  run.check()
+  assert run.sources['train'].num_examples == 16 and run.info.num_classes == 2

@@ -41,6 +41,17 @@ def test_rows_on_the_host_are_those_on_the_devices(pixels):
     np.testing.assert_array_equal(mine, jax.device_get(theirs))
 
 
+def test_views_for_evaluators_are_of_the_kinds_of_their_numbers():
+  still = dict(crop_scale=(1.0, 1.0), flip=0.0, jitter=0.0, grey=0.0, blur=(0.0,))
+  made = {'test': cut(sources.digits(split='test'), 16)}
+  of_two_kinds = views.byol(mean=(0.0,), std=(1.0,), solarise=(0.0, 1.0), **still)
+  embed = Embedder(raw_pixels, made, of_two_kinds, mesh=data_mesh(1), batch_size=16, seed=0).at({}, {}, on_host=True)
+  plain = embed('test').features
+  inverted = np.where(plain < 0.5, plain, 1 - plain)
+  for view, expected in enumerate((plain, inverted, plain, inverted)):
+    np.testing.assert_allclose(embed('test', view=view).features, expected, atol=1e-5)
+
+
 @pytest.mark.turns(3)
 @pytest.mark.parametrize('devices', [2, 4, 8])
 def test_scores_are_the_same_on_one_and_on_several_devices(devices, pixels):

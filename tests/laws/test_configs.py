@@ -9,15 +9,20 @@ import ast
 import json
 import pathlib
 import re
+import runpy
 
+import numpy as np
 import pytest
 import tiny
 
-from contrastive_jax.engine import resolve, setup
+from contrastive_jax.data.sources import Source
+from contrastive_jax.engine import resolve, setup, state
 from contrastive_jax.types import Refusal
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
-SETTINGS = ('fashion_mnist', 'cifar10', 'tiny')  # besides the one that a config has by itself
+SETTINGS = ('fashion_mnist', 'cifar10', 'imagenet', 'tiny')  # besides the one that a config has by itself
+COMMON = tiny.ROOT / 'configs' / 'common.py'
+TRACED = ('ssl/simclr',)  # on ImageNet by default, the others with -m slow
 CASES = ['ssl/simclr', *(f'ssl/simclr:{setting}' for setting in SETTINGS)]
 
 
@@ -43,6 +48,16 @@ def test_no_record_is_left_of_a_config_that_is_gone():
 
 
 @pytest.mark.parametrize('name', tiny.NAMES)
+def test_a_config_resolves_in_every_setting(name):
+  of_all = {setting: of_setting(name, setting) for setting in runpy.run_path(str(COMMON))['SETTINGS']}
+  assert {*of_all} == {'small', 'digits', *SETTINGS}
+  assert of_all['small'] == of_all['digits'] == resolve.load(str(tiny.ROOT / 'configs' / f'{name}.py'))
+  assert of_all['small'].data.source.name == of_all['tiny'].data.source.name == 'digits'
+  for config in of_all.values():
+    assert config.method.get('loss') == of_all['small'].method.get('loss')
+
+
+@pytest.mark.parametrize('name', tiny.NAMES)
 def test_completing_a_completed_config_changes_nothing(name):
   config = tiny.config(name)
   assert resolve.complete(config) == config
@@ -63,6 +78,117 @@ def test_a_tiny_config_builds_and_takes_two_steps(name):
 def test_a_config_can_take_its_first_step(name):
   config = resolve.load(str(tiny.ROOT / 'configs' / f'{name}.py'))
   setup.build(config).check()
+
+
+# --- ImageNet ---
+
+
+def of_setting(name: str, setting: str):
+  return resolve.load(f'{tiny.ROOT}/configs/{name}.py:{setting}')
+
+
+def photographs(split: str, count: int) -> Source:
+  """As many images as ImageNet has, all black."""
+
+  def read(rows):
+    return {'image': np.zeros((len(rows), 256, 256, 3), np.uint8), 'label': np.zeros(len(rows), np.int32)}
+
+  names = tuple(map(str, range(1000)))
+  return Source('imagenet2012', split, count, read, (256, 256, 3), names, (0.5,) * 3, (0.25,) * 3)
+
+
+IMAGENET = {'train': photographs('train', 1_281_167), 'test': photographs('test', 50_000)}
+
+
+@pytest.mark.parametrize('name', tiny.NAMES)
+def test_a_config_builds_on_imagenet(name):
+  run = setup.build(of_setting(name, 'imagenet'), IMAGENET)
+  assert run.zeros()['view_0'].shape[1:] == (224, 224, 3)
+
+
+def test_pixels_are_a_floor_where_a_copy_of_them_all_fits_in_memory():
+  photos = setup.build(of_setting('ssl/simclr', 'imagenet'), IMAGENET)
+  fresh = state.TrainState(None, {}, None, {})
+  assert set(photos.floors(fresh)) == {'random encoder'}  # 800 GB
+  assert set(tiny.run('ssl/simclr').floors(fresh)) == {'raw pixels', 'random encoder'}
+
+
+@pytest.mark.parametrize('name', [pytest.param(n, marks=() if n in TRACED else pytest.mark.slow) for n in tiny.NAMES])
+def test_a_config_can_take_its_first_step_on_imagenet(name):
+  setup.build(of_setting(name, 'imagenet'), IMAGENET).check()
+
+
+# Batch, epochs, peak of the learning rate and epochs of warm-up, as the repositories named in the configs have them.
+PUBLISHED = {
+  'simclr': (4096, 100, 4.8, 10),
+  'byol': (4096, 1000, 3.2, 10),
+  'barlow_twins': (2048, 1000, 1.6, 10),
+  'vicreg': (2048, 1000, 1.6, 10),
+  'mmcr': (2048, 100, 4.8, 10),
+  'moco_v2': (256, 200, 0.03, 0),
+  'moco_v3': (4096, 1000, 4.8, 10),
+  'simsiam': (512, 100, 0.1, 0),
+  'swav': (4096, 800, 4.8, 10),
+  'dino': (512, 100, 0.06, 10),
+  'sog_clr': (256, 800, 0.075 * 256**0.5, 10),
+  'mv_dhel': (256, 200, 0.3, 20),
+  'sup_con': (6144, 350, 0.4 * 24, 12),
+}
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_the_schedule_on_imagenet_is_the_published_one(name):
+  config = of_setting(f'ssl/{name}', 'imagenet')
+  batch, epochs, peak, warmup = PUBLISHED[name]
+  assert (config.data.batch_size, config.train.epochs) == (batch, epochs)
+  per_epoch = 1_281_167 // batch
+  rate = resolve.build(config.schedule, 'schedule', epochs * per_epoch, batch)
+  assert float(rate(warmup * per_epoch)) == pytest.approx(peak, rel=1e-4)
+  if warmup:
+    assert float(rate(warmup * per_epoch // 2)) == pytest.approx(peak / 2, rel=1e-2)
+
+
+def test_what_a_paper_sets_holds_on_imagenet_alone():
+  on_digits, on_imagenet = (of_setting('ssl/moco_v2', setting) for setting in ('small', 'imagenet'))
+  assert (on_digits.method.queue_size, on_imagenet.method.queue_size) == (1024, 65536)
+  assert (on_digits.optimiser.name, on_imagenet.optimiser.name) == ('adamw', 'sgd')
+  assert 'trust' not in on_imagenet.optimiser  # of the setting's LARS
+  assert on_imagenet.data.views.name == 'moco_v2' and 'strength' not in on_imagenet.data.views  # of its SimCLR
+  assert on_imagenet.data.source.name == 'imagenet2012' and on_imagenet.encoder.depth == 50  # what the paper leaves
+
+
+# Widths of the layers, whether hidden ones and the last are normalised.
+HEADS = {
+  'simclr': ((None, 128), True, True),
+  'byol': ((4096, 256), True, False),
+  'barlow_twins': ((8192, 8192, 8192), True, False),
+  'vicreg': ((8192, 8192, 8192), True, False),
+  'mmcr': ((8192, 8192, 512), True, False),
+  'moco_v2': ((None, 128), False, False),
+  'moco_v3': ((4096, 256), True, True),
+  'nnclr': ((2048, 2048, 256), True, True),
+  'simsiam': ((2048, 2048, 2048), True, True),
+  'sup_con': ((128,), False, False),
+  'swav': ((2048, 128), True, False),
+  'dino': ((2048, 2048, 256), False, False),
+}
+
+
+@pytest.mark.parametrize('name', HEADS)
+def test_the_head_on_imagenet_is_the_published_one(name):
+  head = of_setting(f'ssl/{name}', 'imagenet').head
+  widths = (head.hidden,) * (head.layers - 1) + (head.features,)
+  assert (widths, head.norm == 'batch', head.norm_last) == HEADS[name]
+
+
+def test_small_views_on_imagenet_are_those_of_the_paper():
+  swav, dino = (of_setting(f'ssl/{name}', 'imagenet').data for name in ('swav', 'dino'))
+  assert (swav.num_small_views, dino.num_small_views) == (6, 8)
+  assert (swav.small_views.name, dino.small_views.name) == ('simclr', 'dino')
+  for data in (swav, dino):
+    assert (data.views.image_size, data.small_views.image_size) == (224, 96)
+  assert swav.small_views.crop_scale == dino.small_views.small_scale == (0.05, 0.14)
+  assert swav.views.crop_scale == dino.views.crop_scale == (0.14, 1.0)
 
 
 @pytest.mark.parametrize('path', tiny.FILES, ids=tiny.NAMES)
