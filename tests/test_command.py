@@ -116,6 +116,7 @@ def test_a_run_killed_again_and_again_ends_like_one_never_killed(whole, tmp_path
   assert_same_run(tmp_path / 'run', whole)
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_ends_with_one_line_and_code_130(tmp_path):
   code, said = killed_after(tmp_path / 'run', 10, signal.SIGINT)
   assert code == 130, said

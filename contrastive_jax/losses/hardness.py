@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from contrastive_jax.losses import inputs
 from contrastive_jax.losses.inputs import Temperature
-from contrastive_jax.similarity import Fold, logsumexp, maximum, mean, minimum, total
+from contrastive_jax.similarity import Fold, logsumexp, maximum, mean, minimum, size
 from contrastive_jax.types import Refusal
 
 __all__ = ['hard_nce', 'hardness_nce', 'simple_contrastive']
@@ -40,17 +40,13 @@ def _hard(z, temperature, alpha: float, fold, precision):
 PARTS, PASSES = 4, 14
 
 
-def _one(pair):
-  return jnp.ones_like(pair.dot)
-
-
 def _quantile(z, temperature, alpha: float, negative, fold, precision):
   """Each anchor's largest threshold that at least the share alpha of its negatives reaches.
 
   By counting: the k largest themselves would take k numbers an anchor, which is a matrix again where k grows with B.
   """
   op, logit, _ = _candidates(z, {}, temperature, fold, precision)
-  (low, high, count), _ = op.reduce([minimum(logit, negative), maximum(logit, negative), total(_one, negative)])
+  (low, high, count), _ = op.reduce([minimum(logit, negative), maximum(logit, negative), size(negative)])
   wanted = jnp.maximum(jnp.round(alpha * count), 1)
   nothing = jnp.isinf(low)
   low, high = jnp.where(nothing, 0, low), jnp.where(nothing, 0, high)
@@ -61,7 +57,7 @@ def _quantile(z, temperature, alpha: float, negative, fold, precision):
   def narrower(_, interval):
     low, step = interval
     op, _, _ = _candidates(z, {'low': low, 'step': step}, temperature, fold, precision)
-    counts, _ = op.reduce([total(_one, reaches(part)) for part in range(1, PARTS + 1)])
+    counts, _ = op.reduce([size(reaches(part)) for part in range(1, PARTS + 1)])
     # Counts fall along the parts, so this is the number of the last part that enough negatives reach.
     last = sum((each >= wanted).astype(low.dtype) for each in counts)
     return low + last * step, step / PARTS

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from contrastive_jax.losses import inputs
-from contrastive_jax.similarity import Fold, Pair, Similarity, Term, crosses, logsumexp, total
+from contrastive_jax.similarity import Fold, Similarity, Term, crosses, logsumexp, size
 from contrastive_jax.types import Refusal
 
 __all__ = ['Health', 'health']
@@ -24,10 +24,6 @@ class Health(NamedTuple):
   positive: Float[Array, '']
   false_negatives: Float[Array, '']
   false_negative_weight: Float[Array, ' k']
-
-
-def _one(pair: Pair):
-  return jnp.ones_like(pair.dot)
 
 
 def _scaled(scale) -> Callable:
@@ -61,11 +57,11 @@ def _terms(views: int, scales, width, bins: int, labelled: bool) -> dict[str, li
   found = {
     'energy': [logsumexp(_scaled(scale), negative) for scale in (*scales, width)],
     'tilted': [logsumexp(_tilted(scale), negative) for scale in scales],
-    'counts': [total(_one, inside(place)) for place in range(bins)],
+    'counts': [size(inside(place)) for place in range(bins)],
   }
   if labelled:
     found['false'] = [logsumexp(_scaled(scale), false_negative) for scale in scales]
-    found['false count'] = [total(_one, false_negative)]
+    found['false count'] = [size(false_negative)]
   return found
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import get_abstract_mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from contrastive_jax.similarity import Fold, Similarity, dot, logsumexp, total
+from contrastive_jax.similarity import Fold, Similarity, dot, logsumexp, size
 from contrastive_jax.types import Refusal
 
 
@@ -184,7 +184,7 @@ def global_logsumexp(values: Float[Array, ' n'], fold: Fold | str) -> tuple[Floa
   other devices' values too.
   """
   op = Similarity({'z': jnp.ones((1, 1), values.dtype)}, {'z': values[:, None]}, fold=fold)
-  (lse, count), _ = op.reduce([logsumexp(), total(lambda pair: jnp.ones_like(pair.dot))])
+  (lse, count), _ = op.reduce([logsumexp(), size()])
   return lse[0], count[0]
 
 

@@ -18,6 +18,7 @@ from contrastive_jax.similarity import (
   minimum,
   negative,
   positive,
+  size,
   top,
   total,
 )
@@ -61,10 +62,6 @@ def _ids(rows: Float[Array, 'n d'], labels: Int[Array, ' b']) -> Int[Array, ' n'
   return jnp.broadcast_to(labels[:, None], (len(labels), len(rows) // max(len(labels), 1))).reshape(-1)
 
 
-def _one(pair):
-  return jnp.ones_like(pair.dot)
-
-
 # --- triplets: of each anchor the sum of its hinges, how many are not zero, and how many there are ---
 
 
@@ -98,7 +95,7 @@ def _next_farther(of: Callable, distance: Callable, far: Float[Array, 'n k']) ->
 
 def _by_positive(of: Callable, fixed: Callable, distance: Callable, hinge: Callable, margin, semi: bool, most: int):
   """The farthest positives of each anchor with all negatives at once."""
-  ((far, _), negatives), _ = of({}).reduce([top(most, distance, positive), total(_one, negative)])
+  ((far, _), negatives), _ = of({}).reduce([top(most, distance, positive), size(negative)])
   some = ~jnp.isinf(far)
   entries = {'some': some, 'reach': jnp.where(some, far, 0) + margin}
   if semi:

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int, Key, Num
 
 from contrastive_jax.losses import inputs
 from contrastive_jax.losses.inputs import Temperature
-from contrastive_jax.similarity import Fold, Similarity, logsumexp, top, total, valid
+from contrastive_jax.similarity import Fold, Similarity, logsumexp, size, top, total, valid
 from contrastive_jax.types import Refusal, nearest
 
 __all__ = ['sup_re_mix']
@@ -168,7 +168,7 @@ def _real(rows, labels, temperature, log_weight, fold, precision):
   """Weighted log-sum-exp over all other rows, and the sum and the number of the positives' logits."""
   op, logit = inputs.symmetric(rows, temperature, {'label': labels}, fold, precision)
   weighted = logsumexp(lambda pair: logit(pair) + log_weight(pair.anchor['label'] - pair.other['label']))
-  found, _ = op.reduce([weighted, total(logit, _equal), total(lambda pair: jnp.ones_like(pair.dot), _equal)])
+  found, _ = op.reduce([weighted, total(logit, _equal), size(_equal)])
   return found
 
 

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float, Int
 
 from contrastive_jax.losses import inputs
 from contrastive_jax.losses.inputs import Temperature
-from contrastive_jax.similarity import Fold, logsumexp, positive, total
+from contrastive_jax.similarity import Fold, logsumexp, positive, size, total
 
 __all__ = ['decoupled', 'mv_dhel', 'mv_info_nce', 'nt_xent', 'sup_con']
 
@@ -93,7 +93,7 @@ def sup_con(
   # jnp.repeat refuses explicitly sharded arrays.
   entries = {'id': jnp.broadcast_to(labels[:, None], (z.shape[1], views)).reshape(-1)}
   op, logit = inputs.symmetric(inputs.flatten(z), inputs.per_row(temperature, z), entries, fold, precision)
-  terms = [logsumexp(logit), total(logit, positive), total(lambda pair: jnp.ones_like(pair.dot), positive)]
+  terms = [logsumexp(logit), total(logit, positive), size(positive)]
   (lse, logits, count), _ = op.reduce(terms)
   some = count > 0
   values = jnp.where(some, jnp.where(some, lse, 0) - logits / jnp.maximum(count, 1), 0)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from contrastive_jax.losses import inputs
 from contrastive_jax.losses.margins import check_above_zero, check_scalars, global_sums, one_more
-from contrastive_jax.similarity import Fold, Similarity, logsumexp, maximum
+from contrastive_jax.similarity import Fold, Similarity, logsumexp, size, total
 
 __all__ = ['arcface', 'cosface', 'normface', 'proxy_anchor', 'proxy_nca']
 
@@ -31,8 +31,8 @@ def _logits(x, labels, proxies, scale, fold, precision):
   x, proxies = inputs.unit(inputs.wide(x)), inputs.unit(inputs.wide(proxies))
   rows = {'z': x * jnp.asarray(scale, x.dtype), 'label': labels.astype(jnp.int32)}
   op = Similarity(rows, {'z': proxies}, fold=fold, precision=precision)
-  (others, own), _ = op.reduce([logsumexp(over=lambda pair: ~_own(pair)), maximum(over=_own)])
-  some = ~jnp.isneginf(own) & ~jnp.isneginf(others)
+  (others, own, count), _ = op.reduce([logsumexp(over=lambda pair: ~_own(pair)), total(over=_own), size(_own)])
+  some = (count > 0) & ~jnp.isneginf(others)
   return jnp.where(some, others, 0), jnp.where(some, own, 0), some
 
 

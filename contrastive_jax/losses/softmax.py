@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from contrastive_jax.losses.inputs import Ids, Mask, Temperature, check_entries, check_sides, check_temperature, wide
-from contrastive_jax.similarity import Fold, Similarity, crosses, logsumexp, positive, total
+from contrastive_jax.similarity import Fold, Similarity, crosses, logsumexp, positive, size, total
 from contrastive_jax.types import Refusal
 
 __all__ = ['info_nce', 'info_nce_both', 'queue_nce', 'symmetric_info_nce']
@@ -58,7 +58,7 @@ def _both(x, y, temperature, x_id, y_id, x_mask, y_mask, fold, precision, direct
   by_position = x_id is None and y_id is None
   terms = [logsumexp()]
   if not by_position:
-    terms += [total(over=positive), total(lambda pair: jnp.ones_like(pair.dot), over=positive)]
+    terms += [total(over=positive), size(positive)]
   op = Similarity(rows, cols, fold=fold, precision=precision)
   of_x, of_y = op.reduce(terms, terms if directions == 2 else [])
   found = [(of_x, x, x_mask), (of_y, y, y_mask)][:directions]

@@ -185,28 +185,34 @@ def expectation(width: int, precision: str) -> Monoid:
   )
 
 
-# --- extremes: state (value, number of ties), so that ties share the gradient as they do in jnp.max ---
+# --- extremes: state (value, position of its column). A backward pass knows the column by its position: the values that
+# it makes again may be rounded otherwise. Among equal values the candidate that comes first wins. ---
+
+_NOWHERE = jnp.iinfo(jnp.int32).max
 
 
 def _extreme(name: str, sign: int) -> Monoid:
   def lift(values, keep, axis, others, bound):
     kept = _select(keep, sign * values, -jnp.inf)
-    best = kept.max(axis)
-    hits = kept == jnp.expand_dims(best, axis)
-    return sign * best, _count(values, hits if keep is None else hits & keep, axis)
+    hits = kept == kept.max(axis, keepdims=True)
+    hits = hits if keep is None else hits & keep
+    positions = jnp.expand_dims(others.position, 1 - axis)
+    first = jnp.where(hits, positions, _NOWHERE).min(axis)
+    chosen = hits & (positions == jnp.expand_dims(first, axis))
+    return jnp.where(first == _NOWHERE, -sign * jnp.inf, jnp.where(chosen, values, 0).sum(axis)), first
 
   def merge(a, b):
-    best = sign * jnp.maximum(sign * a[0], sign * b[0])
-    return best, jnp.where(a[0] == best, a[1], 0) + jnp.where(b[0] == best, b[1], 0)
+    better = (sign * a[0] > sign * b[0]) | ((a[0] == b[0]) & (a[1] < b[1]))
+    return tuple(jnp.where(better, *pair) for pair in zip(a, b, strict=True))
 
   def pull(values, keep, axis, others, state, cotangent, bound):
-    hits = values == jnp.expand_dims(state[0], axis)
-    weight = jnp.expand_dims(cotangent / jnp.maximum(state[1], 1), axis)
-    return jnp.where(hits if keep is None else hits & keep, weight, 0)
+    chosen = jnp.expand_dims(others.position, 1 - axis) == jnp.expand_dims(state[1], axis)
+    # An instance that pads a tile has the position of the one that it repeats.
+    return _select(keep, jnp.where(chosen, jnp.expand_dims(cotangent, axis), 0), 0)
 
   return Monoid(
     name,
-    init=lambda n, dtype: (jnp.full(n, -sign * jnp.inf, dtype), jnp.zeros(n, dtype)),
+    init=lambda n, dtype: (jnp.full(n, -sign * jnp.inf, dtype), jnp.full(n, _NOWHERE, jnp.int32)),
     lift=lift,
     merge=merge,
     finish=lambda state: state[0],
@@ -244,7 +250,7 @@ def topk(k: int) -> Monoid:
 
   def pull(values, keep, axis, others, state, cotangent, bound):
     weights = (cotangent[0][:, :, None] * (state[1][:, :, None] == others.position[None, None, :])).sum(1)
-    # An instance that pads a tile has the position of the one that it repeats.
+    # As above: what pads a tile is left out.
     return _select(keep, weights if axis == 1 else weights.T, 0)
 
   def merge(a, b):

@@ -91,6 +91,11 @@ def total(value: Value = dot, over: Set | None = valid) -> Term:
   return Term(monoids.SUM, value, over)
 
 
+def size(over: Set | None = valid) -> Term:
+  """Number of candidates in the set."""
+  return total(lambda pair: jnp.ones_like(pair.dot), over)
+
+
 def mean(value: Value = dot, over: Set | None = valid) -> Term:
   """Mean of the values over the set; 0 where it is empty."""
   return Term(monoids.MEAN, value, over)

@@ -139,6 +139,7 @@ def test_unit_normalisation_ignores_the_length_of_rows():
   assert run(closure(long, long)) == pytest.approx(run(closure(embedded(x, label), embedded(x, label))), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_sharded_rows_give_the_numbers_of_one_device(rows_sharding):
   x, label = random_features()
   train, test = embedded(x[:304], label[:304]), embedded(x[304:464], label[304:464])

@@ -107,6 +107,7 @@ def test_without_small_views_any_encoder_will_do(name):
   assert of.info.num_small_views == 0 and np.isfinite(metrics['loss'])
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize(
   ('name', 'options', 'message'),
   [
@@ -211,6 +212,7 @@ def test_each_view_has_a_queue_of_its_embeddings_which_takes_them_after_the_loss
     np.testing.assert_array_equal(new.values[32:], old.values[32:])
 
 
+@pytest.mark.slow
 def test_codes_from_a_queue_are_the_same_on_one_device_and_on_eight():
   found = [
     stepped(SWAV, 4, devices=devices, method__queue_size='64', method__queue_start='0', train__steps='9')

@@ -98,7 +98,7 @@ SCENARIOS = dict(
 )
 
 
-@pytest.mark.turns(7)
+@pytest.mark.turns(10)
 @pytest.mark.parametrize('fold', ['dense', 'chunked', 'ring'])
 @pytest.mark.parametrize('name', losses.PAIRWISE)
 def test_values_and_gradients_are_finite_at_every_extreme(name, fold):

@@ -103,7 +103,7 @@ HOW = gauntlet.product({k: v for k, v in FACTORS.items() if k != 'name'}, always
 TURNS = [{'name': name} | HOW[i % len(HOW)] for i, name in enumerate(losses.PAIRWISE)]
 
 
-@pytest.mark.turns(5)
+@pytest.mark.turns(7)
 @pytest.mark.parametrize('row', TURNS, ids=label)
 def test_the_documented_gradient_is_that_of_the_global_mean(row):
   check(row)

@@ -41,12 +41,13 @@ def temporaries(name: str, batch: int, variant: str = 'plain', devices: int = 0)
   return function.lower(*sides).compile().memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.turns(4)
+@pytest.mark.turns(6)
 @pytest.mark.parametrize('name', losses.PAIRWISE)
 def test_temporaries_at_batch_16384_are_at_most_200_mib(name):
   assert temporaries(name, BATCH) <= MOST
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('name', GROWTH)
 def test_temporaries_do_not_grow_with_the_square_of_the_batch(name):
   assert temporaries(name, 2 * BATCH) < 3 * temporaries(name, BATCH)

@@ -156,7 +156,7 @@ def test_one_device_equals_eight_in_float32_from_the_same_parameters(name, fold)
       assert_equal(of_batch(tiny.place(state, of), there), want)
 
 
-@pytest.mark.turns(3)
+@pytest.mark.turns(5)
 @every_fold
 @pytest.mark.parametrize('devices', [pytest.param(1, marks=pytest.mark.slow), 8])
 def test_cached_equals_plain_in_value_and_gradient(name, fold, devices):

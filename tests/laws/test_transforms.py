@@ -19,7 +19,7 @@ def turn(name: str, choices):
   return choices[losses.PAIRWISE.index(name) % len(choices)]
 
 
-@pytest.mark.turns(7)
+@pytest.mark.turns(11)
 @pytest.mark.parametrize('name', losses.PAIRWISE)
 def test_eager_equals_compiled(name):
   case = gauntlet.case(name, 'plain')
@@ -34,7 +34,7 @@ def test_an_eager_gradient_equals_the_compiled_one(fold):
   assert_close(got, truth('nt_xent', 'plain'))
 
 
-@pytest.mark.turns(7)
+@pytest.mark.turns(11)
 @pytest.mark.parametrize('name', losses.PAIRWISE)
 def test_vmap_over_a_scalar_equals_a_loop(name):
   case = gauntlet.case(name, 'plain')

@@ -94,6 +94,7 @@ def test_cacr_equals_brute_force_in_value_and_in_every_gradient(v, tau_plus, sto
   )
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize('cost', ['rbf', 'euclidean'])
 @pytest.mark.parametrize('queued', [False, True])
 def test_the_momentum_form_equals_brute_force_in_value_and_in_every_gradient(cost, queued):
@@ -179,6 +180,7 @@ def test_values_stay_between_their_bounds():
   np.testing.assert_allclose(parts(opposite, t_pos=100.0)[0], np.full(20, 4), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_correction_of_no_false_negatives_changes_nothing():
   z = jnp.asarray(views(3), jnp.float32)
   np.testing.assert_allclose(losses.cacr(z, tau_plus=0.0), losses.cacr(z), rtol=1e-6)
@@ -234,6 +236,7 @@ def test_one_query_view_of_the_rbf_form_is_info_nce_times_twice_the_temperature(
   np.testing.assert_allclose(losses.cacr_momentum(x[None], y, temperature=0.4), want, rtol=1e-5)
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize('cost', ['rbf', 'euclidean'])
 def test_keys_and_queue_have_no_gradient(cost):
   z, (y, queue) = jnp.asarray(views(2), jnp.float32), jnp.asarray(views(2, seed=3), jnp.float32)
@@ -253,6 +256,7 @@ def test_the_weights_of_the_query_views_favour_the_farthest_and_have_no_gradient
   assert (weights.argmax(0) == np.square(z - y).sum(-1).argmax(0)).all()
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize('cost', ['rbf', 'euclidean'])
 def test_a_queue_of_the_batchs_own_negatives_in_two_parts_equals_the_whole(cost):
   z, y = jnp.asarray(views(2), jnp.float32), jnp.asarray(views(1, seed=1)[0], jnp.float32)

@@ -224,6 +224,7 @@ def test_both_directions_are_info_nce_with_the_sides_in_either_order():
   assert_equal(got[1], compiled.info_nce(y, x, **swapped))
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize('loss', [compiled.info_nce, compiled.sigmoid])
 def test_masking_rows_is_leaving_them_out(loss):
   x, y = unit_rows(4, 5), unit_rows(6, 5, seed=1)

@@ -188,6 +188,7 @@ def reference(x, y, u, tau, gamma, eps):
   return sides[0][0] + sides[1][0], np.stack([side[1] for side in sides])
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize('version', ['v0', 'v1', 'v3'])
 @pytest.mark.parametrize('tau_gradient', ['exact', 'released'])
 def test_values_and_gradients_are_the_released_ones(version, tau_gradient):

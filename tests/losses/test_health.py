@@ -140,6 +140,7 @@ def test_eight_devices_give_the_statistics_of_one(fold, kind):
     assert_same(diagnosed(z, labels, fold=fold, **FEW), want)
 
 
+@pytest.mark.slow
 def test_instances_that_do_not_divide_among_the_devices_change_nothing():
   z, labels = unit_rows(2, 13, 5), some_labels(13)
   mesh = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Auto,))
@@ -179,6 +180,7 @@ def test_all_statistics_share_one_product_a_tile():
 # --- extremes and closed forms ---
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize('fold', [losses.dense(), losses.chunked(5, 5)], ids=['dense', 'chunked'])
 @pytest.mark.parametrize('z', [unit_rows(2, 9, 6), np.tile(unit_rows(6), (2, 9, 1))], ids=['random', 'collapsed'])
 def test_extreme_temperatures_give_finite_statistics_that_equal_brute_force(z, fold):

@@ -199,6 +199,7 @@ def test_anchors_without_positives_have_no_loss_and_no_gradient():
 HOSTILE = dict(same=np.ones((2, 4, 3)) / 3**0.5, zero=np.zeros((2, 4, 3)), one=views(2, 1), alone=views(1, 1))
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize('rows', HOSTILE)
 @pytest.mark.parametrize('temperature', [0.3, 0.005])
 def test_hostile_rows_have_finite_values_and_gradients(rows, temperature):
@@ -225,7 +226,7 @@ def inputs_of(b):
   return np.asarray(views(2, b), np.float32), np.asarray(ages(b), np.float32)
 
 
-@pytest.mark.turns(2)
+@pytest.mark.turns(4)
 @pytest.mark.parametrize(('fold', 'kind'), PLACES, ids=str)
 def test_folds_on_eight_devices_equal_dense_on_one_in_value_and_gradient(fold, kind):
   z, labels = inputs_of(16)
@@ -240,6 +241,7 @@ def test_tiles_of_a_ragged_batch_equal_dense_in_value_and_gradient(fold):
   assert_close(value_and_gradient(z, labels, TILES[fold]), value_and_gradient(z, labels, losses.dense()))
 
 
+@pytest.mark.slow
 def test_a_ring_inside_shard_map_draws_and_mixes_over_all_devices():
   z, labels = inputs_of(8)
   mesh = jax.make_mesh((4,), ('data',), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
@@ -252,6 +254,7 @@ def test_a_ring_inside_shard_map_draws_and_mixes_over_all_devices():
   np.testing.assert_allclose(jit(mapped)(z, labels), want, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_memory_at_batch_4096_is_far_below_one_matrix_of_logits():
   shapes = jax.ShapeDtypeStruct((2, 4096, 64), jnp.float32), jax.ShapeDtypeStruct((4096,), jnp.float32)
   loss = jax.jit(jax.value_and_grad(lambda z, labels: losses.sup_re_mix(z, labels, key=KEY).mean()))

@@ -198,7 +198,7 @@ LOSSES = {
 }
 
 
-@pytest.mark.turns(4)
+@pytest.mark.turns(6)
 @pytest.mark.parametrize('name', LOSSES)
 @pytest.mark.parametrize(('fold', 'kind'), PLACES, ids=str)
 def test_folds_on_eight_devices_equal_dense_on_one_in_value_and_gradient(name, fold, kind):
@@ -208,7 +208,7 @@ def test_folds_on_eight_devices_equal_dense_on_one_in_value_and_gradient(name, f
   assert_close(got, value_and_gradient(lambda r, t: LOSSES[name](r, t, losses.dense()), reps))
 
 
-@pytest.mark.turns(3)
+@pytest.mark.turns(6)
 @pytest.mark.parametrize('name', LOSSES)
 @pytest.mark.parametrize('fold', ['chunked', 'ring'])
 def test_tiles_of_a_ragged_batch_equal_dense_in_value_and_gradient(name, fold):

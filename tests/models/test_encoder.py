@@ -169,7 +169,7 @@ def test_float32_promotes_nothing_silently(name):
     assert trace(name, 'float32')[2].dtype == jnp.float32
 
 
-@pytest.mark.turns(3)
+@pytest.mark.turns(9)
 @PER_EXAMPLE
 def test_outputs_and_gradients_do_not_depend_on_how_the_batch_is_cut(name):
   model = build(name)
@@ -181,6 +181,7 @@ def test_outputs_and_gradients_do_not_depend_on_how_the_batch_is_cut(name):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), gradient, summed)
 
 
+@pytest.mark.turns(2)
 @PER_EXAMPLE
 def test_an_example_is_blind_to_the_others_where_the_model_says_so(name):
   model = build(name)
@@ -190,6 +191,7 @@ def test_an_example_is_blind_to_the_others_where_the_model_says_so(name):
   assert jnp.any(before[0] != after[0])
 
 
+@pytest.mark.turns(2)
 @MIXING
 def test_batch_norm_mixes_examples_and_moves_statistics_in_training_only(name):
   model = build(name)

@@ -134,6 +134,7 @@ def test_every_two_devices_of_half_a_ring_meet_once(devices):
   assert (got[0][-1] == N - 1).all()
 
 
+@pytest.mark.turns(2)
 @in_every_fold
 def test_what_a_term_closes_over_gets_gradients(fold):
   x, y = rows(N), rows(M, 1)
