@@ -7,6 +7,7 @@ import numpy as np
 from contrastive_jax.engine import loop, resolve, setup, workdir
 
 ROOT = pathlib.Path(__file__).parents[1]
+LAST_STEP = {'train__eval_every': 1_000_000, 'train__report': False}  # overrides: scores of the last step alone
 
 
 def train(config: str, path: pathlib.Path, **overrides) -> dict[str, float]:

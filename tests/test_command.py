@@ -19,10 +19,10 @@ from contrastive_jax.engine import checkpoint, command, metrics, workdir
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = f'{ROOT}/configs/ssl/simclr.py:tiny'
-STEPS = 120
+STEPS = 60
 RUN = [
   *('--config.encoder.dropout=0.1', f'--config.train.steps={STEPS}', '--config.train.checkpoint_every=4'),
-  *('--config.train.eval_every=40', '--config.train.devices=1'),
+  *('--config.train.eval_every=20', '--config.train.devices=1'),
 ]
 DAMAGE = dict(
   truncated=lambda path: os.truncate(path, path.stat().st_size // 2),

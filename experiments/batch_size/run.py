@@ -42,8 +42,7 @@ def measure(method: str, batch: int, seed: int, setting: str) -> dict[str, float
     method__temperature=TEMPERATURE,
     schedule__scaling='sqrt',
     train__epochs=EPOCHS,
-    train__eval_every=1_000_000,  # the last step alone
-    train__report=False,
+    **runs.LAST_STEP,
     **more,
   )
 

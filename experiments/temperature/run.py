@@ -35,8 +35,7 @@ def measure(loss: str, temperature: float, seed: int, setting: str) -> dict[str,
     evals__health=True,
     evals__health__temperatures=f'({temperature},)',
     train__epochs=EPOCHS,
-    train__eval_every=1_000_000,  # the last step alone
-    train__report=False,
+    **runs.LAST_STEP,
   )
   return scores | {'entropy': scores[f'health/penalty_entropy@{temperature:g}']}
 

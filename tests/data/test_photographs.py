@@ -48,6 +48,7 @@ def test_the_numbers_are_those_of_the_official_repositories():
     assert (each['flip'], each['jitter'], each['grey'], each['blur_sigma']) == (0.5, 0.8, 0.2, (0.1, 2.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['byol', 'dino'])
 def test_the_first_view_is_always_blurred_and_the_second_seldom(name):
   out = made(name, **STILL, blur_sigma=(1.0, 2.0), solarise=(0.0,))

@@ -35,7 +35,7 @@ def expand(batch, made, *, num_views=2, seed=3, step=5):
   return expander(made, num_views)(batch, seed, step)
 
 
-@pytest.mark.turns(2)
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('name', PRESETS)
 def test_views_are_float32_of_the_same_shape_finite_and_within_the_range_of_pixels(name):
   batch = raw(SHAPES[name])
@@ -48,7 +48,7 @@ def test_views_are_float32_of_the_same_shape_finite_and_within_the_range_of_pixe
     assert np.isfinite(pixels).all() and pixels.min() >= -1e-5 and pixels.max() <= 1 + 1e-5
 
 
-@pytest.mark.turns(2)
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('name', PRESETS)
 def test_a_view_depends_on_seed_step_index_and_view_and_on_nothing_else(name):
   batch, made = raw(SHAPES[name]), preset(name)
@@ -64,7 +64,7 @@ def test_a_view_depends_on_seed_step_index_and_view_and_on_nothing_else(name):
     assert (np.abs(other - out['view_0']).max((1, 2, 3)) > 0.05).all()
 
 
-@pytest.mark.turns(2)
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('name', PRESETS)
 def test_views_are_the_same_on_one_device_and_on_eight(name):
   batch, made = raw(SHAPES[name]), preset(name)
@@ -111,7 +111,7 @@ def test_another_step_does_not_recompile():
   assert len(set(sizes)) == 1
 
 
-@pytest.mark.turns(2)
+@pytest.mark.turns(3)
 @pytest.mark.parametrize(
   'name, neutral',
   [
@@ -135,6 +135,7 @@ def test_neutral_options_give_the_plain_image(name, neutral):
   np.testing.assert_allclose(expand(batch, made, num_views=1)['view_0'], plain, atol=1e-4)
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize('name', PRESETS)
 def test_image_size_sets_the_size_of_views_and_of_the_plain_image(name):
   made = preset(name, image_size=20)
@@ -158,6 +159,7 @@ def test_the_flip_rate_is_the_probability():
   assert 0.2 < hit.mean() < 0.4
 
 
+@pytest.mark.slow
 def test_simclr_blurs_large_views_and_not_those_of_cifar():
   rest = dict(crop_scale=(1.0, 1.0), flip=0.0, jitter=0.0, grey=0.0)
   rates = {}

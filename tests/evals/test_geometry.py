@@ -166,6 +166,7 @@ def test_alignment_compares_view_0_with_view_1_and_the_rest_reads_plain_images()
     assert metrics[f'geometry/{name}'] == pytest.approx(alone[f'geometry/{name}'])
 
 
+@pytest.mark.slow
 def test_sharded_rows_give_the_numbers_of_one_device(rows_sharding):
   x, a, b = (sphere(1104, 8, seed) for seed in range(3))
   label = np.random.default_rng(0).integers(-1, 5, 1104).astype(np.int32)

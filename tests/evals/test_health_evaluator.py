@@ -77,6 +77,7 @@ def test_positive_cosine_is_that_of_geometry():
   assert found == pytest.approx(geometry.view_statistics(a, b)['positive_mean'], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_sharded_rows_give_the_numbers_of_one_device(rows_sharding):
   a, b = sphere(40, 8), sphere(40, 8, 1)
   run = health.make(temperatures=(0.1,), bins=2).run

@@ -94,6 +94,7 @@ def test_projection_is_read_when_asked_for():
   assert features(split)['knn/accuracy'] > projection(split)['knn/accuracy']
 
 
+@pytest.mark.slow
 def test_sharded_rows_give_the_numbers_of_one_device(rows_sharding):
   (x, truth), (y, label) = clusters(1032, seed=11), clusters(1024, seed=12)
   train, test = embedded(y, label), embedded(x, truth)

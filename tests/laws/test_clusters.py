@@ -252,6 +252,7 @@ def test_the_teacher_starts_as_its_student_and_then_follows_it_with_the_last_lay
   assert all(tiny.distance(after.params[part], before.params[part]) > 1e-4 for part in teacher)
 
 
+@pytest.mark.slow
 def test_the_last_layer_is_frozen_for_its_epochs_and_only_its_directions_count():
   options = dict(data__batch_size='720', train__steps='9', optimiser__weight_decay='0', schedule__warmup='0')
   _, before, frozen, _ = stepped(DINO, 1, **options)  # an epoch is one step
@@ -277,6 +278,7 @@ def test_teacher_and_centre_get_no_gradient():
   assert (np.asarray(of_features['student']) != 0).any()
 
 
+@pytest.mark.slow
 def test_the_temperature_of_the_teacher_rises_over_its_epochs():
   options = dict(method__warmup_teacher_temperature='0.02', method__teacher_temperature='0.06')
   of, state, _, features = encoded(DINO, method__warmup_epochs='2', **options)
@@ -287,6 +289,7 @@ def test_the_temperature_of_the_teacher_rises_over_its_epochs():
   np.testing.assert_allclose(loss(of, state, features).metrics['teacher_temperature'], 0.06, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_evaluators_see_the_teacher():
   of, _, after, _ = stepped(DINO, 2, method__momentum='0.9')
   (raw,) = tiny.batches(of, 1)

@@ -73,7 +73,7 @@ def test_a_tiny_config_builds_and_takes_two_steps(name):
   assert run.batch_size <= 64
 
 
-@pytest.mark.turns(4)
+@pytest.mark.turns(7)
 @pytest.mark.parametrize('name', tiny.NAMES)
 def test_a_config_can_take_its_first_step(name):
   config = resolve.load(str(tiny.ROOT / 'configs' / f'{name}.py'))

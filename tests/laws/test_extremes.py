@@ -129,7 +129,7 @@ def test_bfloat16_embeddings_at_scale_100_give_the_values_of_their_float32_selve
   assert_close(gradient, of_wide, 8e-3)  # the gradient of a bfloat16 array is one
 
 
-@pytest.mark.turns(3)
+@pytest.mark.turns(6)
 @pytest.mark.parametrize('name', losses.PAIRWISE)
 def test_one_instance_is_refused_or_gives_finite_values_and_gradients(name):
   case = gauntlet.case(name, 'plain', 1)

@@ -144,7 +144,7 @@ def test_training_on_eight_devices_falls_equals_that_on_one_and_resumes_bit_for_
   assert afterwards.tobytes() == found.tobytes()
 
 
-@pytest.mark.turns(2)
+@pytest.mark.turns(4)
 @in_float32
 def test_one_device_equals_eight_in_float32_from_the_same_parameters(name, fold):
   options, precision = conditioned(name)
@@ -171,6 +171,7 @@ def test_cached_equals_plain_in_value_and_gradient(name, fold, devices):
   assert {k: v._cache_size() for k, v in tiny.pieces(of_batch).items()} == dict(embed=1, of_loss=1, pull_back=1)
 
 
+@pytest.mark.slow
 def test_training_with_microbatches_equals_training_without():
   """Of the same views: two compiled programs may round float32 pixels differently."""
   with tiny.float64():

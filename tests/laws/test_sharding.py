@@ -61,7 +61,7 @@ def bytes_on_first_device(tree) -> int:
   return sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(tree))
 
 
-@pytest.mark.turns(2)
+@pytest.mark.turns(4)
 @every_case
 def test_training_with_a_split_state_equals_training_with_a_whole_one(case):
   with tiny.float64():

@@ -63,6 +63,7 @@ def test_an_example_that_comes_again_is_blended_with_what_is_remembered_of_it():
   np.testing.assert_allclose(again, first + np.log(0.75 * np.exp(-1) + 0.25), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_of_the_batch_alone_at_first_visits():
   of = tiny.run('ssl/sog_clr')
   state, (batch,) = tiny.fresh(of), tiny.batches(of, 1)

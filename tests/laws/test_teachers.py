@@ -123,6 +123,7 @@ def rows_of(key: int, count: int):
   return losses.unit(jax.random.normal(jax.random.key(key), (count, 16)))
 
 
+@pytest.mark.slow
 def test_neighbours_that_are_the_embeddings_themselves_make_nnclr_info_nce_with_a_predictor():
   features, of_queue = by_hand('ssl/nnclr', method__queue_size='96', method__temperature='0.3')
   z, p = (jnp.swapaxes(losses.unit(features[k]), 0, 1) for k in ('projection', 'prediction'))

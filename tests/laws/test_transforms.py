@@ -27,6 +27,7 @@ def test_eager_equals_compiled(name):
   assert_close(got, truth(name, 'plain')[0])
 
 
+@pytest.mark.turns(2)
 @pytest.mark.parametrize('fold', EITHER)
 def test_an_eager_gradient_equals_the_compiled_one(fold):
   case = gauntlet.case('nt_xent', 'plain')

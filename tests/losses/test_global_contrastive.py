@@ -133,6 +133,7 @@ def test_weights_of_first_visits_from_zero_are_one_over_gamma_times_as_large():
 # --- identities of the papers ---
 
 
+@pytest.mark.slow
 def test_with_a_rate_of_one_the_loss_is_the_temperature_times_the_decoupled_one():
   z = unit_rows(V, B, D)
   values, _, gradient = run('sog_clr', z, visited_rows(), temperature=0.3, gamma=1.0)

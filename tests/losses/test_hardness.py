@@ -123,6 +123,7 @@ def test_options_out_of_range_are_refused(call, message, z):
     call(z)
 
 
+@pytest.mark.slow
 def test_a_traced_share_gives_what_a_number_gives(z):
   got = jit(lambda z, alpha: losses.hard_nce(z, alpha=alpha))(z, 0.25)
   np.testing.assert_allclose(got, losses.hard_nce(z, alpha=0.25), rtol=1e-5)

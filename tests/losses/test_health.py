@@ -79,6 +79,7 @@ def test_every_statistic_equals_brute_force(views, b, fold):
   assert_same(diagnosed(z, labels, fold=fold), by_definition(z, labels))
 
 
+@pytest.mark.slow
 def test_float64_embeddings_are_diagnosed_in_float64():
   z, labels = unit_rows(2, 7, 5), some_labels(7)
   with jax.enable_x64(True):
@@ -148,6 +149,7 @@ def test_instances_that_do_not_divide_among_the_devices_change_nothing():
   assert_same(diagnosed(z, labels, fold=losses.ring(mesh=mesh, rows=3), **FEW), want)
 
 
+@pytest.mark.slow
 def test_inside_shard_map_the_mean_over_devices_is_that_of_the_whole_batch():
   mesh = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Auto,))
   z, labels = unit_rows(2, 16, 5), some_labels(16)

@@ -63,13 +63,13 @@ CASES |= {
 }
 
 
-@pytest.mark.turns(2)
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('key', CASES)
 def test_float32_values_and_gradients_equal_brute_force(key):
   assert_held(CASES[key], jnp.float32, losses.dense(), 2e-5)
 
 
-@pytest.mark.turns(2)
+@pytest.mark.turns(4)
 @pytest.mark.parametrize('key', ['semi_hard nonzero', 'all nonzero', 'multi_similarity mined', 'circle'])
 def test_float64_values_and_gradients_equal_brute_force(key):
   with jax.enable_x64(True):

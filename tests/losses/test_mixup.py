@@ -153,7 +153,7 @@ def test_similarities_of_mixtures_are_mixtures_of_similarities():
     np.testing.assert_allclose(anchor @ (share * j + (1 - share) * k), share * anchor @ j + (1 - share) * anchor @ k)
 
 
-@pytest.mark.turns(2)
+@pytest.mark.turns(4)
 @pytest.mark.parametrize('weight', ['l1', 'l2'])
 def test_weights_never_shrink_the_denominator_and_their_reciprocals_never_grow_it(weight):
   z, labels = jnp.asarray(views(), jnp.float32), jnp.asarray(ages())

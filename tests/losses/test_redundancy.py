@@ -83,6 +83,7 @@ def test_value_and_gradient_are_those_of_the_equation_in_numpy(name):
     np.testing.assert_allclose((np.asarray(gradient) * direction).sum(), want, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.turns(2)
 @each_case
 def test_eight_devices_have_the_statistics_of_the_global_batch(name):
   loss, _, arguments = CASES[name]

@@ -164,7 +164,7 @@ def assert_relative(got, want, tolerance):
     assert np.abs(g - w).max() <= tolerance * np.abs(w).max()
 
 
-@pytest.mark.turns(2)
+@pytest.mark.turns(4)
 @pytest.mark.parametrize('key', CASES)
 def test_float32_values_and_gradients_equal_brute_force(key):
   assert_relative(by_loss(CASES[key], jnp.float32, losses.dense()), by_reference(key), 1e-5)
@@ -174,7 +174,7 @@ ONCE = {(case.name, 'sigma' in case.given): key for key, case in CASES.items()}
 IN_TILES = {'info_nce_both', 'nt_xent', 'sigmoid', 'sup_con'}  # compiling tiles takes time; they are the same for all
 
 
-@pytest.mark.turns(2)
+@pytest.mark.turns(4)
 @pytest.mark.parametrize('key', ONCE.values())
 def test_float64_values_and_gradients_equal_brute_force(key):
   fold = losses.chunked(3, 4) if CASES[key].name in IN_TILES else losses.dense()

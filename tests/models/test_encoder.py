@@ -126,7 +126,7 @@ def test_parameters_and_statistics_are_plain_nested_dicts_of_float32(name):
   assert bool(model.stats) != CASES[name].per_example
 
 
-@pytest.mark.turns(3)
+@pytest.mark.turns(4)
 @EVERY
 def test_initial_parameters_depend_on_the_key_and_not_on_the_batch(name):
   model = build(name)
@@ -145,6 +145,7 @@ def test_bfloat16_is_what_products_take_and_float32_is_what_comes_out(name):
   assert operand_dtypes(traced.jaxpr) == {'bfloat16'}
 
 
+@pytest.mark.turns(9)
 @pytest.mark.parametrize('name', ['convnet', 'vit', 'projector-batch'])
 def test_bfloat16_outputs_are_near_those_of_float32(name):
   model = build(name)
@@ -181,7 +182,7 @@ def test_outputs_and_gradients_do_not_depend_on_how_the_batch_is_cut(name):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), gradient, summed)
 
 
-@pytest.mark.turns(2)
+@pytest.mark.turns(4)
 @PER_EXAMPLE
 def test_an_example_is_blind_to_the_others_where_the_model_says_so(name):
   model = build(name)

@@ -74,6 +74,7 @@ def test_the_backward_pass_is_handed_a_third_of_the_bytes_at_most(name):
   assert 3 * handed(True) < handed(False)
 
 
+@pytest.mark.slow
 def test_the_compiled_gradient_needs_half_the_temporary_memory():
   make, shape = DEEP['resnet']
   # Compiling for a CPU drops the barriers between the two computations early, and merges what they have in common.

@@ -71,7 +71,7 @@ def test_no_set_is_the_set_of_everything(name, axis):
   assert_equal(lift(monoid, values, None, axis), lift(monoid, values, np.ones_like(keep), axis))
 
 
-@pytest.mark.turns(2)
+@pytest.mark.turns(4)
 @both_axes
 @each
 def test_split_tiles_merged_in_any_grouping_and_order_are_the_whole(name, axis):

@@ -71,7 +71,7 @@ def plainly(logits, keep):
   )
 
 
-@pytest.mark.turns(2)
+@pytest.mark.turns(4)
 @in_every_fold
 def test_row_and_column_statistics_come_from_one_reduction_with_their_gradients(fold):
   terms = [*TERMS.values(), sim.top(2)]
@@ -174,6 +174,7 @@ def test_entries_of_any_shape_take_part_and_get_gradients(fold):
   assert_equal(value_and_gradient(folded, *arguments), value_and_gradient(direct, *arguments))
 
 
+@pytest.mark.turns(3)
 @in_every_fold
 def test_a_threshold_of_each_row_from_a_first_pass_restricts_a_second(fold):
   def folded(x):
