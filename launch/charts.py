@@ -74,6 +74,22 @@ def over_values(
   return figure
 
 
+def slices(
+  points: Mapping[str, tuple[Sequence[str], Float[np.ndarray, ' n']]], *, score: str, theme: Theme = LIGHT
+) -> Figure:
+  """A score over each of several keys, one panel each: for settings drawn at random."""
+  figure = Figure(figsize=(3.2 * len(points), 3.0), facecolor=theme.background, layout='constrained')
+  FigureCanvasAgg(figure)
+  for place, (key, (values, found)) in enumerate(points.items()):
+    axes = figure.add_subplot(1, len(points), place + 1, facecolor=theme.background)
+    places = numbers(values)
+    if places is not None and places.min() > 0 and places.max() >= 8 * places.min():
+      axes.set_xscale('log')
+    axes.scatter(values if places is None else places, found, s=16, color=theme.series[0], alpha=0.8, linewidths=0)
+    _dress(axes, theme, title=score, x=key)
+  return figure
+
+
 def learning(
   curves: Sequence[tuple[str, Float[np.ndarray, ' n'], Float[np.ndarray, ' n']]], *, score: str, theme: Theme = LIGHT
 ) -> Figure:

@@ -5,7 +5,8 @@ import json
 import pathlib
 import runpy
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 
@@ -17,35 +18,57 @@ from launch.space import CONFIG, SEED, Setting
 
 
 def settings(file: str | None, sweeps: Sequence[str], seeds: int | None) -> list[Setting]:
-  """The product of what the file yields, the `--sweep` flags and the seeds.
+  """The product of what the file's `get_sweep` yields, the `--sweep` flags and the seeds.
 
   Raises:
     Refusal: the file or a flag cannot be used, or two of them set one key.
   """
-  spaces = [_of_file(file)] if file is not None else []
+  spaces = []
+  if file is not None:
+    listed = called(file, 'get_sweep', lambda returned: list(returned))
+    if listed is None:
+      raise Refusal(f"'{file}' has no function get_sweep")
+    spaces.append([_setting(file, setting) for setting in listed])
   spaces += [space.parsed(text) for text in sweeps]
   spaces += [] if seeds is None else [space.seeds(seeds)]
   return space.chain(space.product(*spaces))
 
 
-def _of_file(file: str) -> list[Setting]:
-  """What `get_sweep()` of a Python file yields."""
+def common(file: str | None, overrides: Mapping[str, str]) -> dict[str, str]:
+  """The overrides of all runs, by key without `config.`: those of the file's `get_common`, if it has one, and flags.
+
+  Raises:
+    Refusal: both set one key.
+  """
+  of_flags: Setting = {f'config.{key}': value for key, value in overrides.items()}
+  of_file = (called(file, 'get_common') if file is not None else None) or {}
+  both = space.product([_setting(str(file), of_file)], [of_flags])[0]
+  return {key.removeprefix('config.'): value for key, value in both.items()}
+
+
+def called(file: str, function: str, then: Callable[[Any], Any] = lambda returned: returned) -> Any:
+  """What a function of a Python file returns; None where the file has no such function.
+
+  Raises:
+    Refusal: there is no such file, or something goes wrong in it: with its line.
+  """
   if not pathlib.Path(file).is_file():
     raise Refusal(f"there is no sweep file '{file}'")
   try:
     names = runpy.run_path(file)
-    if 'get_sweep' not in names:
-      raise Refusal(f"'{file}' has no function get_sweep")
-    found = list(names['get_sweep']())
+    return then(names[function]()) if function in names else None
   except Refusal:
     raise
   except Exception as error:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     where = f' in line {lines[-1]}' if lines else ''
     raise Refusal(f"sweep file '{file}' fails{where}: {type(error).__name__}: {error}") from error
-  if not all(isinstance(setting, Mapping) for setting in found):
-    raise Refusal(f"get_sweep of '{file}' must yield settings, as the functions of launch.space return them")
-  return [space.product(*(space.values(key, value) for key, value in setting.items()))[0] for setting in found]
+
+
+def _setting(file: str, given: Any) -> Setting:
+  if not isinstance(given, Mapping):
+    raise Refusal(f"'{file}' must give settings, as the functions of launch.space return them, not {given!r}")
+  return space.product(*(space.values(key, value) for key, value in given.items()))[0]
 
 
 def runs(found: Iterable[Setting], config: str | None, overrides: Mapping[str, str]) -> list[Run]:
@@ -65,6 +88,8 @@ def runs(found: Iterable[Setting], config: str | None, overrides: Mapping[str, s
       key = f'config.{twice[0]}' if twice else 'config'
       raise Refusal(f'--{key} is given for all runs, but the sweep sets it too')
     made.append(Run(name_of(setting), chosen, {**overrides, **own}, setting, 0))
+  if not made:
+    raise Refusal('the sweep has no settings')
   name, times = collections.Counter(run.name for run in made).most_common(1)[0]
   if times > 1:
     raise Refusal(f"{times} runs would be called '{name}': give their config files different names")

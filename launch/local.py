@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from launch import folder, machine, outcome
 from launch.display import Display
@@ -52,9 +52,9 @@ def train(
   root: pathlib.Path,
   runs: Sequence[Run],
   shares: Sequence[Slot],
-  display: Display,
   *,
   held: int | None = None,
+  stream: TextIO | None = None,
   command: Callable[[pathlib.Path, Run], list[str]] = command,
 ) -> tuple[dict[str, State], bool]:
   """Trains the runs, in order, as many at a time as there are slots; a run that fails does not keep others from it.
@@ -63,6 +63,7 @@ def train(
 
   Args:
     held: an open file that the runs inherit, so that its lock lasts as long as they do.
+    stream: where progress is shown; None is standard output.
     command: what trains a run.
 
   Returns:
@@ -71,7 +72,7 @@ def train(
   waiting, free, going = collections.deque(runs), list(shares), list[_Going]()
   states: dict[str, State] = {}
   told = False
-  with _stops() as came:
+  with _stops() as came, contextlib.closing(Display(root, runs, stream=stream)) as display:
     while going or (waiting and not came):
       while waiting and free and not came:
         run, slot = waiting.popleft(), free.pop(0)

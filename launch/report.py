@@ -28,6 +28,7 @@ PAGE = 'report.html'
 # Columns of the table, of those that the runs have; all scores are in the CSV file.
 SHOWN = ('linear/accuracy', 'knn/accuracy', 'geometry/effective_rank', 'geometry/uniformity')
 PANELS = 12  # heat maps, at most
+CELLS = 12  # values of a key, at most, that make rows or columns of a heat map
 
 
 def build(root: pathlib.Path, score: str | None = None, *, lowest: bool = False) -> str:
@@ -196,17 +197,20 @@ def _counts(sweep: Sweep) -> str:
 
 
 def _maps(root: pathlib.Path, sweep: Sweep, judge: str) -> list[str]:
-  """A heat map over two axes, for each combination of the others; over one axis a curve."""
+  """A heat map over two axes, for each combination of the others; over one axis a curve; of random settings points."""
   done = [group for group in sweep.groups if group.spread(judge)]
   if len(done) < 2:
     return []
+  options = {axis: list(dict.fromkeys(group.values[axis] for group in sweep.groups)) for axis in sweep.axes}
+  if max(map(len, options.values())) > CELLS:
+    scores = np.array([spread.mean for group in done if (spread := group.spread(judge))])
+    points = {label(axis, sweep.axes): ([g.values[axis] for g in done], scores) for axis in sweep.axes}
+    draw = functools.partial(charts.slices, points, score=judge)
+    return [_figure(root, 'map', draw, f'{judge}, mean over the finished seeds, one point a setting.', wide=True)]
   if len(sweep.axes) == 1:
     return [_curve(root, done, sweep.axes[0], judge)]
-  options = {axis: list(dict.fromkeys(group.values[axis] for group in sweep.groups)) for axis in sweep.axes}
   # Numbers make better axes than names, and longer axes make fewer panels.
-  row, column = sorted(sweep.axes, key=lambda axis: (charts.numbers(options[axis]) is not None, len(options[axis])))[
-    -2:
-  ]
+  *_, row, column = sorted(options, key=lambda axis: (charts.numbers(options[axis]) is not None, len(options[axis])))
   others = [axis for axis in sweep.axes if axis not in (row, column)]
   grids = {}
   for chosen in itertools.islice(itertools.product(*(options[axis] for axis in others)), PANELS):

@@ -1,7 +1,6 @@
 """What a sweep has found so far: its runs gathered by setting, seeds aggregated, two sweeps compared."""
 
 import pathlib
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -81,7 +80,10 @@ def load(root: pathlib.Path) -> Sweep:
     Refusal: the folder holds none.
   """
   runs = folder.runs(root)
-  states = slurm.settled(root, runs) if shutil.which('squeue') else {run.name: folder.state(root, run) for run in runs}
+  try:
+    states = slurm.settled(root, runs)
+  except Refusal:  # read on a machine that knows nothing of the cluster
+    states = {run.name: folder.state(root, run) for run in runs}
   if not folder.launched(root):  # what a killed launcher has left behind runs no more
     states = {
       name: state._replace(state='stopped') if state.state == 'running' and not state.job else state
@@ -89,12 +91,26 @@ def load(root: pathlib.Path) -> Sweep:
     }
   settings = [{key: value for key, value in run.setting.items() if key != SEED} for run in runs]
   keys = dict.fromkeys(key for setting in settings for key in setting)
-  axes = [key for key in keys if len({setting.get(key, '') for setting in settings}) > 1]
+  axes = _independent([key for key in keys if len({setting.get(key, '') for setting in settings}) > 1], settings)
   groups: dict[tuple, Group] = {}
   for run, setting in zip(runs, settings, strict=True):
     values = {axis: setting.get(axis, '') for axis in axes}
     groups.setdefault(tuple(values.items()), Group(values, [])).results.append(_result(root, run, states[run.name]))
   return Sweep(root.resolve().name, axes, list(groups.values()))
+
+
+def _independent(axes: Sequence[str], settings: Sequence[Mapping[str, str]]) -> list[str]:
+  """The axes without those that follow from another: where batches shrink as views are added, views say it all."""
+
+  def values(*keys: str) -> int:
+    return len({tuple(setting.get(key, '') for key in keys) for setting in settings})
+
+  kept: list[str] = []
+  for axis in axes:
+    # An axis with a value of its own in each setting, as in a random search, would tell every other.
+    if not any(values(other, axis) == values(other) < values(*axes) for other in kept):
+      kept.append(axis)
+  return kept
 
 
 def _result(root: pathlib.Path, run: Run, state: State) -> Result:

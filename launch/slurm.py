@@ -188,15 +188,18 @@ def _awaited(root: pathlib.Path, wanted: Sequence[Run]) -> dict[str, State]:
 
 
 def settled(root: pathlib.Path, runs: Sequence[Run]) -> dict[str, State]:
-  """How each run stands; those whose job SLURM no longer knows have failed, and this says why as far as it can."""
+  """How each run stands; those whose job SLURM no longer knows have failed, and this says why as far as it can.
+
+  Raises:
+    Refusal: SLURM does not answer.
+  """
   queue = _queue() if any(folder.state(root, run).job for run in runs) else {}
   found = {}
   for run in runs:
-    state = folder.state(root, run)
-    if state.job and state.job in queue:
-      going = 'running' if queue[state.job] == 'RUNNING' else 'queued'
-      state = state._replace(state=state.state if state.state in ('finished', 'failed') else going)
-    elif state.job and state.state in GOING:
+    state = folder.state(root, run)  # after the queue: a job that has left it has said how it ended
+    if state.job in queue and state.state not in ('finished', 'failed'):
+      state = state._replace(state='running' if queue[state.job] == 'RUNNING' else 'queued')
+    elif state.job and state.job not in queue and state.state in GOING:
       state = state._replace(state='failed', reason=_lost(root, run, state))
       folder.write_state(root, run, state)
     found[run.name] = state
@@ -204,11 +207,7 @@ def settled(root: pathlib.Path, runs: Sequence[Run]) -> dict[str, State]:
 
 
 def _queue() -> Mapping[str, str]:
-  """State by job, of all that SLURM has not ended.
-
-  Raises:
-    Refusal: SLURM does not answer.
-  """
+  """State by job, of all that SLURM has not ended."""
   try:
     told = subprocess.run(['squeue', '-h', '-r', '-o', '%i %T'], capture_output=True, text=True, timeout=60, check=True)
   except (OSError, subprocess.SubprocessError) as error:

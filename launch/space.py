@@ -155,6 +155,11 @@ def _drawn(options: Range | Choice, at: float) -> Any:
   if integer:
     return int(low) + int(at * (high - low + 1))
   value = exp(log(low) + at * (log(high) - log(low))) if scale == 'log' else low + at * (high - low)
+  return rounded(value)
+
+
+def rounded(value: float) -> float:
+  """So many digits as people read."""
   return float(f'{value:.{DIGITS}g}')
 
 

@@ -12,11 +12,12 @@ import sys
 from contrastive_jax.engine.command import split_overrides
 from contrastive_jax.types import Refusal
 from launch import definition, folder, local, machine
-from launch.display import Display, duration
+from launch.display import duration
 from launch.folder import Run, State
 
 
-def _arguments(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+def arguments(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+  """The flags, and the overrides of all runs."""
   rest, overrides = split_overrides(argv)
   about = __doc__ or ''
   parser = argparse.ArgumentParser(
@@ -34,6 +35,9 @@ def _arguments(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
   add('--where', choices=('local', 'slurm'), default='local', help='this machine, or jobs of SLURM')
   add('--at_once', type=int, metavar='N', help='runs at a time; default: one a GPU, else one a core')
   add('--memory', type=float, metavar='GB', help='that each run may ask for at most')
+  add('--search', type=int, metavar='N', help='N trials that Optuna proposes, in the get_space() of --sweep_file')
+  add('--score', default='linear/accuracy', help='that the search is for')
+  add('--lowest_first', action='store_true', help='of that score less is better')
   of_slurm = parser.add_argument_group('with --where=slurm')
   add = of_slurm.add_argument
   add('--minutes', type=int, default=60, help='time limit of a job, after which it is queued again and continues')
@@ -55,12 +59,15 @@ def main(argv: list[str]) -> int:
   Raises:
     Refusal: it cannot be used; nothing has been started or written.
   """
-  given, overrides = _arguments(argv)
+  given, overrides = arguments(argv)
   root = pathlib.Path(given.workdir)
   if not given.dry_run:
     definition.on_cpu()
+  common = definition.common(given.sweep_file, overrides)
+  if given.search is not None:
+    return _searched(root, given, common)
   found = definition.settings(given.sweep_file, given.sweep, given.seeds)
-  wanted = definition.checked(definition.runs(found, given.config, overrides))
+  wanted = definition.checked(definition.runs(found, given.config, common))
   folder.merged(root, wanted)
   if given.dry_run:
     _rehearse(root, wanted, given)
@@ -80,14 +87,22 @@ def _here(root: pathlib.Path, wanted: list[Run], given: argparse.Namespace) -> i
       folder.write_manifest(root, folder.merged(root, wanted))
       due = [run for run in wanted if not _done(root, run)]
       print(f'{len(wanted)} runs, {len(wanted) - len(due)} finished before; {len(slots)} at a time', flush=True)
-      display = Display(root, due)
-      try:
-        states, stopped = local.train(root, due, slots, display, held=held)
-      finally:
-        display.close()
+      states, stopped = local.train(root, due, slots, held=held)
   except OSError as error:
     raise Refusal(f"workdir '{root}' cannot be used: {error}") from None
   return summary(root, wanted, states, stopped=stopped)
+
+
+def _searched(root: pathlib.Path, given: argparse.Namespace, common: dict[str, str]) -> int:
+  from launch import search
+
+  if given.dry_run or given.where != 'local' or given.sweep or given.seeds:
+    raise Refusal('--search proposes settings as it learns: no --dry_run, --where=slurm, --sweep or --seeds with it')
+  try:
+    trials, stopped = search.search(root, given, common)
+  except OSError as error:
+    raise Refusal(f"workdir '{root}' cannot be used: {error}") from None
+  return summary(root, trials, {}, stopped=stopped)
 
 
 def _done(root: pathlib.Path, run: Run) -> bool:

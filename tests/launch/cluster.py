@@ -83,14 +83,13 @@ def started(folder: pathlib.Path) -> Iterator[dict[str, str]]:
     _wait(lambda: (folder / 'munge.socket').exists(), folder)
     start('slurmctld', '-D')
     start('slurmd', '-D', '-N', host)
-    _wait(
-      lambda: b'idle' in subprocess.run(['sinfo', '-h', '-o', '%T'], env=environment, capture_output=True).stdout,
-      folder,
-    )
+    _wait(lambda: 'idle' in _said(environment, 'sinfo', '-h', '-o', '%T'), folder)
     yield environment
   finally:
-    with contextlib.suppress(subprocess.SubprocessError):
+    with contextlib.suppress(subprocess.SubprocessError, AssertionError):
       subprocess.run(['scancel', '--user', getpass.getuser()], env=environment, capture_output=True, timeout=30)
+      # Its daemons end the jobs: they must not go first.
+      _wait(lambda: not _said(environment, 'squeue', '-h'), folder, seconds=40)
     for process in reversed(processes):
       process.terminate()
     for process in processes:
@@ -98,6 +97,10 @@ def started(folder: pathlib.Path) -> Iterator[dict[str, str]]:
         process.wait(20)
       except subprocess.TimeoutExpired:
         process.kill()
+
+
+def _said(environment: dict[str, str], *command: str) -> str:
+  return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30).stdout
 
 
 def _without_cgroups(folder: pathlib.Path) -> str:

@@ -59,12 +59,21 @@ def test_a_sweep_file_yields_settings_that_flags_multiply(tmp_path):
   ]
 
 
+def test_what_a_sweep_file_sets_for_all_is_not_in_the_names(tmp_path):
+  file = tmp_path / 'sweep.py'
+  file.write_text("def get_common():\n  return {'config.train.steps': 3}\ndef get_sweep():\n  return []\n")
+  assert definition.common(str(file), {'seed': '1'}) == {'train.steps': '3', 'seed': '1'}
+  assert definition.common(None, {'seed': '1'}) == {'seed': '1'}
+  with pytest.raises(Refusal, match=r'config\.train\.steps is set twice'):
+    definition.common(str(file), {'train.steps': '4'})
+
+
 @pytest.mark.parametrize(
   ('text', 'message'),
   [
     ('x = 1', 'has no function get_sweep'),
     ('def get_sweep():\n  return 1 / 0', 'fails in line 2: ZeroDivisionError'),
-    ('def get_sweep():\n  return [1]', 'must yield settings'),
+    ('def get_sweep():\n  return [1]', 'must give settings'),
     ('import launch.nowhere', 'fails in line 1: ModuleNotFoundError'),
   ],
 )

@@ -11,7 +11,6 @@ import time
 import pytest
 
 from launch import folder, local, machine
-from launch.display import Display
 from launch.folder import Run
 from launch.machine import Slot
 
@@ -61,7 +60,7 @@ def slots(number: int, memory: int | None = None) -> list[Slot]:
 def trained(root, runs, shares=None, **keywords):
   """States by name, and whether a signal came."""
   with open(os.devnull, 'w') as nowhere:
-    return local.train(root, runs, shares or slots(2), Display(root, runs, stream=nowhere), command=command, **keywords)
+    return local.train(root, runs, shares or slots(2), stream=nowhere, command=command, **keywords)
 
 
 def when(there, act) -> threading.Thread:
