@@ -102,7 +102,7 @@ def _started(root: pathlib.Path, run: Run, slot: Slot, held: int | None, command
   with log.open('ab') as said:
     begin = said.tell()
     process = subprocess.Popen(
-      [*_confined(slot), *command(root, run)],
+      confined(command(root, run), slot.cores, slot.memory),
       stdin=subprocess.DEVNULL,
       stdout=said,
       stderr=subprocess.STDOUT,
@@ -113,10 +113,10 @@ def _started(root: pathlib.Path, run: Run, slot: Slot, held: int | None, command
   return _Going(run, slot, process, state, begin, machine.killed_for_memory())
 
 
-def _confined(slot: Slot) -> list[str]:
-  """What comes before a command that may use only its slot."""
-  cores = ','.join(map(str, slot.cores))
-  return [sys.executable, '-S', str(pathlib.Path(__file__).with_name('confine.py')), cores, str(slot.memory or 0)]
+def confined(command: Sequence[str], cores: Sequence[int] = (), memory: int | None = None) -> list[str]:
+  """The command, with these cores and so many bytes at most; it gets SIGTERM when its starter dies."""
+  program = pathlib.Path(__file__).with_name('confine.py')
+  return [sys.executable, '-S', str(program), ','.join(map(str, cores)), str(memory or 0), *command]
 
 
 def _ended(root: pathlib.Path, each: _Going, *, stopping: bool) -> State:

@@ -63,7 +63,7 @@ class Job:
     said.parent.mkdir(parents=True, exist_ok=True)
     with said.open('ab') as file:
       self._process = subprocess.Popen(
-        [*local.command(self._root, self._run), *more],
+        local.confined([*local.command(self._root, self._run), *more]),
         stdin=subprocess.DEVNULL,
         stdout=file,
         stderr=subprocess.STDOUT,

@@ -131,6 +131,15 @@ def test_settings_that_differ_in_seeds_and_fractions_share_an_estimate():
   assert four[1].step.flop > 1.9 * two[1].step.flop > 0
 
 
+def test_the_study_of_views_and_temperature_has_240_runs_of_one_compute(monkeypatch):
+  monkeypatch.chdir(ROOT)
+  file = 'experiments/views_and_temperature/sweep.py'
+  found = definition.runs(definition.settings(file, [], None), None, definition.common(file, {}))
+  assert len({run.name for run in found}) == 240
+  assert {int(run.overrides['data.num_views']) * int(run.overrides['data.batch_size']) for run in found} == {384}
+  assert {run.steps for run in definition.checked(found[::60], trace=False)} == {300}
+
+
 # --- the folder ---
 
 

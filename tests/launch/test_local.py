@@ -27,6 +27,7 @@ if how == 'full':
   with open('/dev/full', 'w') as device: device.write('x')
 if how == 'killed': os.kill(os.getpid(), signal.SIGKILL)
 if how == 'halfway': finish(1)
+if how == 'announced': os.kill(os.getpid(), signal.SIGUSR2); finish()
 if how == 'cores': (path / 'cores').write_text(str(os.sched_getaffinity(0))); finish()
 if how == 'ends': finish()
 if how == 'waits':
@@ -96,6 +97,11 @@ def test_runs_that_fail_keep_their_log_and_reason_and_the_sweep_goes_on(tmp_path
 def test_a_run_that_ends_well_before_its_last_step_is_not_finished(tmp_path):
   states, _ = trained(tmp_path, [run('halfway')])
   assert states['halfway'].state == 'stopped'
+
+
+def test_a_run_is_not_ended_by_the_signal_that_slurm_announces_the_end_of_a_job_with(tmp_path):
+  states, _ = trained(tmp_path, [run('announced')])
+  assert states['announced'].state == 'finished'
 
 
 def test_a_disk_that_is_too_full_for_the_state_of_a_run_does_not_end_the_sweep(tmp_path, monkeypatch):
