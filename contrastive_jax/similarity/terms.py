@@ -146,7 +146,7 @@ def _example(like: Array, shape):
   if _varies(like):
     # Only a real array carries the type that says along which mesh axes of the caller's shard_map it differs.
     return jax.lax.stop_gradient(like[(0,) * (like.ndim - len(shape))])
-  return jax.ShapeDtypeStruct(shape, like.dtype)
+  return jax.ShapeDtypeStruct(shape, jax.typeof(like).dtype)  # of a NumPy array, what JAX makes of it
 
 
 def _varies(x) -> bool:

@@ -57,6 +57,7 @@ def test_the_first_view_is_always_blurred_and_the_second_seldom(name):
   assert 0 < share(np.abs(out['view_1'] - plain)) < 0.4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['byol', 'dino'])
 def test_only_the_second_view_is_solarised_and_only_sometimes(name):
   out = made(name, **STILL, blur=(0.0,))

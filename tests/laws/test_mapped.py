@@ -103,7 +103,7 @@ HOW = gauntlet.product({k: v for k, v in FACTORS.items() if k != 'name'}, always
 TURNS = [{'name': name} | HOW[i % len(HOW)] for i, name in enumerate(losses.PAIRWISE)]
 
 
-@pytest.mark.turns(7)
+@pytest.mark.turns(9)
 @pytest.mark.parametrize('row', TURNS, ids=label)
 def test_the_documented_gradient_is_that_of_the_global_mean(row):
   check(row)
@@ -128,7 +128,7 @@ def inside(name, fold, check_vma=True):
   return case, parameters, data, mapped
 
 
-@pytest.mark.turns(7)
+@pytest.mark.turns(11)
 @pytest.mark.parametrize('name', losses.PAIRWISE)
 def test_local_gives_each_device_the_loss_of_its_own_rows(name):
   case, parameters, data, mapped = inside(name, losses.local(3, 4))

@@ -117,7 +117,7 @@ def assert_equal(got: tuple, want: tuple):
 
 
 # One test, so that what it compiles is compiled once.
-@pytest.mark.turns(4)
+@pytest.mark.turns(7)
 @every_fold
 def test_training_on_eight_devices_falls_equals_that_on_one_and_resumes_bit_for_bit(name, fold, tmp_path):
   want, losses = reference(name)

@@ -135,6 +135,7 @@ def test_neighbours_that_are_the_embeddings_themselves_make_nnclr_info_nce_with_
   np.testing.assert_allclose(out.metrics['neighbour_similarity'], 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_nnclr_finds_its_neighbours_before_its_embeddings_enter_the_queue():
   features, of_queue = by_hand('ssl/nnclr', method__queue_size='96')
   out = of_queue(rows_of(1, 96))

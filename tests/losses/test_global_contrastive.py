@@ -230,6 +230,7 @@ def test_where_there_is_no_negative_nothing_is_learned_and_nothing_remembered():
     np.testing.assert_array_equal(after, before)
 
 
+@pytest.mark.slow
 def test_the_state_has_no_gradient_and_gets_none():
   z, state = unit_rows(V, B, D), visited_rows()
 

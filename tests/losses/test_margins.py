@@ -101,7 +101,7 @@ def dense(choice: str):
   return function(SIXTEEN['z'], jnp.eye(5))
 
 
-@pytest.mark.turns(6)
+@pytest.mark.slow
 @pytest.mark.parametrize('fold', ['chunked', 'ring'])
 @pytest.mark.parametrize('choice', CHOICES)
 def test_triplets_of_every_mining_are_the_same_in_every_fold(choice, fold):

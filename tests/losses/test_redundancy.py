@@ -137,6 +137,7 @@ def test_mmcr_has_its_closed_forms():
   np.testing.assert_allclose(losses.mmcr(z[::-1]), losses.mmcr(z), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_mmcr_is_finite_at_collapse():
   z = jnp.broadcast_to(jnp.asarray(UNIT)[0, 0], UNIT.shape)
   assert jnp.isfinite(jax.grad(lambda z: losses.mmcr(z, weight=0.1))(z)).all()
