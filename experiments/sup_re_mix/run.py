@@ -61,7 +61,7 @@ def objective(params, x, y, key, method: str):
   z = jax.vmap(lambda view: HEAD.apply(params['head'], {}, embed(params, view))[0])(views)
   if METHODS[method] is None:
     return jnp.abs(z[..., 0] - (y - y.mean()) / UNIT).mean()
-  return METHODS[method](losses.unit(z), jnp.round(y / UNIT), key=of_loss).mean()
+  return METHODS[method](losses.unit(z), jnp.round(y / UNIT).astype(jnp.int32), key=of_loss).mean()
 
 
 @functools.partial(jax.jit, static_argnames='method')
