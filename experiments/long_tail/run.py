@@ -6,10 +6,10 @@
 Trains SimCLR, SogCLR and iSogCLR on an exponentially imbalanced training set, each class having its rank drawn anew for
 every seed, and measures the accuracy of classes that were frequent, medium and rare in training, on a test set that has
 all classes alike. The probes are fitted on the long-tailed training set, as in the official code of iSogCLR, or on as
-many examples of every class as the most frequent has, which tells a poor representation of the rare classes from a probe that has seen few of them. As a
-control iSogCLR is trained on as many examples, all classes alike. Writes tables and a figure beside this file. Runs
-are kept in runs/long_tail: the same command goes on where it was interrupted. Some 16 minutes of CPU on digits;
-`--setting=cifar10` is for a GPU.
+many examples of every class as the most frequent has, which tells a poor representation of the rare classes from a
+probe that has seen few of them. As a control iSogCLR is trained on as many examples, all classes alike. Writes tables
+and a figure beside this file. Runs are kept in runs/long_tail: the same command goes on where it was interrupted. Some
+16 minutes of CPU on digits; `--setting=cifar10` is for a GPU.
 
 Source of the claims: Qiu et al., 2023, "Not All Semantics are Created Equal".
 """
