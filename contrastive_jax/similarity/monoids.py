@@ -194,15 +194,17 @@ _NOWHERE = jnp.iinfo(jnp.int32).max
 def _extreme(name: str, sign: int) -> Monoid:
   def lift(values, keep, axis, others, bound):
     kept = _select(keep, sign * values, -jnp.inf)
-    hits = kept == kept.max(axis, keepdims=True)
+    best = kept.max(axis)  # -inf of an empty set, and nan wherever a nan is: neither equals a value of the set
+    hits = kept == jnp.expand_dims(best, axis)
     hits = hits if keep is None else hits & keep
     positions = jnp.expand_dims(others.position, 1 - axis)
     first = jnp.where(hits, positions, _NOWHERE).min(axis)
     chosen = hits & (positions == jnp.expand_dims(first, axis))
-    return jnp.where(first == _NOWHERE, -sign * jnp.inf, jnp.where(chosen, values, 0).sum(axis)), first
+    none = sign * jax.lax.stop_gradient(best)
+    return jnp.where(first == _NOWHERE, none, jnp.where(chosen, values, 0).sum(axis)), first
 
   def merge(a, b):
-    better = (sign * a[0] > sign * b[0]) | ((a[0] == b[0]) & (a[1] < b[1]))
+    better = (sign * a[0] > sign * b[0]) | ((a[0] == b[0]) & (a[1] < b[1])) | jnp.isnan(a[0])
     return tuple(jnp.where(better, *pair) for pair in zip(a, b, strict=True))
 
   def pull(values, keep, axis, others, state, cotangent, bound):

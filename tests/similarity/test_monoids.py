@@ -165,6 +165,17 @@ def test_the_first_of_equal_extremes_has_the_gradient_however_its_value_is_round
   np.testing.assert_array_equal(got, [[1, 0, 0]])
 
 
+@both_axes
+@pytest.mark.parametrize('name', ['max', 'min'])
+def test_an_extreme_of_a_set_with_a_nan_is_nan_in_whatever_order_tiles_come(name, axis):
+  values, _ = tile(axis)
+  values[2, 2] = np.nan
+  parts = [lift(MONOIDS[name], values, None, axis, cut) for cut in (slice(0, 4), slice(4, COLS))]
+  for order in (parts, parts[::-1]):
+    found = MONOIDS[name].finish(MONOIDS[name].merge(*order))
+    np.testing.assert_array_equal(np.isnan(found), np.arange(ROWS) == 2)
+
+
 def test_the_first_position_wins_among_equal_values_in_whatever_order_tiles_come():
   monoid, values = monoids.topk(2), np.full((1, COLS), 7.0, np.float32)
   parts = [lift(monoid, values, None, 1, cut) for cut in (slice(6, 9), slice(0, 3), slice(3, 6))]
