@@ -44,7 +44,13 @@ def _size(x: Array):
     ) from error
 
 
-def from_module(module: nn.Module, *, per_example: bool, stochastic: bool) -> Encoder:
+def from_module(
+  module: nn.Module,
+  *,
+  per_example: bool,
+  stochastic: bool,
+  check: Callable[[Array], None] = options.floating,
+) -> Encoder:
   """Wraps a flax module as an Encoder.
 
   Args:
@@ -53,10 +59,11 @@ def from_module(module: nn.Module, *, per_example: bool, stochastic: bool) -> En
     per_example: the module has no batch statistics.
     stochastic: the module draws random numbers when train=True. It is then applied to each example with that
       example's key, so that the result does not depend on how the batch is cut.
+    check: refuses inputs that the module is not for.
 
   Raises:
-    Refusal: stochastic and not per_example. `init` and `apply` refuse inputs that are not floating-point (raw pixels),
-      `apply` refuses train=True without keys where they are needed, and inputs of another size than the parameters
+    Refusal: stochastic and not per_example. `init` and `apply` refuse what `check` does (by default raw pixels), and
+      `apply` train=True without keys where they are needed, and inputs of another size than the parameters
       are for.
   """
   if stochastic and not per_example:
@@ -66,7 +73,7 @@ def from_module(module: nn.Module, *, per_example: bool, stochastic: bool) -> En
     )
 
   def init(key: Array, x: Array) -> tuple[Params, State]:
-    options.floating(x)
+    check(x)
     # One example of zeros: nothing here depends on the values, and slicing x would fail where it is sharded.
     variables = module.init(key, jnp.zeros((1, *x.shape[1:]), x.dtype), train=False)
     # Flax always creates float32 statistics; in a float64 model the first update would change their dtype.
@@ -76,7 +83,7 @@ def from_module(module: nn.Module, *, per_example: bool, stochastic: bool) -> En
   def apply(
     params: Params, stats: State, x: Array, *, keys: Array | None = None, train: bool = False
   ) -> tuple[Array, State]:
-    options.floating(x)
+    check(x)
     variables = {'params': params, 'batch_stats': stats}
     if train and stochastic and keys is None:
       raise Refusal('a model with dropout or stochastic depth needs `keys`, one per example, when train=True')

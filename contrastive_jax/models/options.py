@@ -58,6 +58,12 @@ def floating(x: Array) -> None:
     raise Refusal(f'models take normalised floating-point inputs, {x.dtype} {list(x.shape)} was given')
 
 
+def tokens(x: Array) -> None:
+  """Refuses inputs that are not tokens, integers [b, L]."""
+  if x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.integer):
+    raise Refusal(f'a text encoder takes tokens, integers [b, L], but {x.dtype} {list(x.shape)} was given')
+
+
 def image(x: Array, *, smallest: int, reason: str) -> None:
   """Refuses x unless it is [b, h, w, c] with h and w at least `smallest` pixels."""
   if x.ndim != 4:

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from contrastive_jax.models import options
 from contrastive_jax.models.encoder import Encoder, from_module
@@ -44,6 +44,14 @@ def sincos_2d(height: int, width: int, features: int) -> np.ndarray:
   return np.concatenate([np.sin(x * omega), np.cos(x * omega), np.sin(y * omega), np.cos(y * omega)], axis=1)
 
 
+def attention(heads: int, name: str, fields: Fields) -> nn.MultiHeadDotProductAttention:
+  """Attention of several heads, called as `(queries, keys, mask=None)`; its softmax is float32 at least."""
+  # JAX's softmax is float32 between bfloat16 products, but float32 in a float64 model too; flax's is in `dtype`.
+  attend = nn.dot_product_attention if fields['dtype'] == jnp.float64 else jax.nn.dot_product_attention
+  initial = nn.initializers.xavier_uniform()
+  return nn.MultiHeadDotProductAttention(heads, attention_fn=attend, kernel_init=initial, name=name, **fields)
+
+
 class Block(nn.Module):
   """Self-attention, then a two-layer perceptron: each behind its norm and beside a residual connection."""
 
@@ -54,8 +62,10 @@ class Block(nn.Module):
   param_dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'b t d'], train: bool) -> Float[Array, 'b t d']:
-    """The tokens for the next block."""
+  def __call__(
+    self, x: Float[Array, 'b t d'], train: bool, mask: Bool[Array, 'b 1 t t'] | None = None
+  ) -> Float[Array, 'b t d']:
+    """The tokens for the next block; `mask[i, 0, p, q]` is False where token p must not attend to token q."""
     fields: Fields = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
     dense = dict(fields, kernel_init=nn.initializers.xavier_uniform())
 
@@ -64,14 +74,33 @@ class Block(nn.Module):
       return nn.Dropout(self.drop_path, broadcast_dims=(1, 2), deterministic=not train)(y)
 
     y = nn.LayerNorm(name='attention_norm', **fields)(x)
-    # JAX's softmax is float32 between bfloat16 products, but float32 in a float64 model too; flax's is in `dtype`.
-    attend = nn.dot_product_attention if self.dtype == jnp.float64 else jax.nn.dot_product_attention
-    y = nn.MultiHeadDotProductAttention(self.heads, attention_fn=attend, name='attention', **dense)(y)
+    y = attention(self.heads, 'attention', fields)(y, mask=mask)
     x = x + drop(y)
     y = nn.LayerNorm(name='mlp_norm', **fields)(x)
     y = nn.gelu(nn.Dense(4 * x.shape[-1], name='mlp_0', **dense)(y))
     y = nn.Dropout(self.dropout, deterministic=not train)(y)
     return x + drop(nn.Dense(x.shape[-1], name='mlp_1', **dense)(y))
+
+
+def blocks(
+  x: Float[Array, 'b t d'],
+  train: bool,
+  mask: Bool[Array, 'b 1 t t'] | None = None,
+  *,
+  variant: Variant,
+  dropout: float,
+  stochastic_depth: float,
+  remat: bool,
+  fields: Fields,
+) -> Float[Array, 'b t d']:
+  """Dropout, the blocks of a transformer and its last norm, as parts of the module that calls it."""
+  x = nn.Dropout(dropout, deterministic=not train)(x)
+  block = nn.remat(Block, static_argnums=(2,)) if remat else Block  # 2 is `train`
+  for i in range(variant.depth):
+    drop_path = stochastic_depth * (i + 1) / variant.depth
+    x = block(variant.heads, dropout, drop_path, name=f'block_{i}', **fields)(x, train, mask)
+  wide = fields['param_dtype']
+  return nn.LayerNorm(name='norm', dtype=wide, param_dtype=wide)(x)
 
 
 class ViT(nn.Module):
@@ -90,7 +119,7 @@ class ViT(nn.Module):
   def __call__(self, x: Float[Array, 'b h w c'], *, train: bool) -> Float[Array, 'b d']:
     """The features of a batch."""
     fields: Fields = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
-    width, depth, heads = self.variant
+    width = self.variant.width
     options.image(x, smallest=self.patch, reason=f'patch {self.patch}')
     if x.shape[1] % self.patch or x.shape[2] % self.patch:
       raise Refusal(f'patch {self.patch} does not divide images of {x.shape[1]}x{x.shape[2]} pixels')
@@ -100,12 +129,16 @@ class ViT(nn.Module):
     if self.pool == 'class':
       token = self.param('class_token', nn.initializers.zeros, (1, 1, width), self.param_dtype)
       x = jnp.concatenate([jnp.broadcast_to(token.astype(x.dtype), (x.shape[0], 1, width)), x], axis=1)
-    x = nn.Dropout(self.dropout, deterministic=not train)(x)
-    block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block  # 2 is `train`
-    for i in range(depth):
-      drop_path = self.stochastic_depth * (i + 1) / depth
-      x = block(heads, self.dropout, drop_path, name=f'block_{i}', **fields)(x, train)
-    return POOLS[self.pool](nn.LayerNorm(name='norm', dtype=self.param_dtype, param_dtype=self.param_dtype)(x))
+    x = blocks(
+      x,
+      train,
+      variant=self.variant,
+      dropout=self.dropout,
+      stochastic_depth=self.stochastic_depth,
+      remat=self.remat,
+      fields=fields,
+    )
+    return POOLS[self.pool](x)
 
 
 def make(
