@@ -10,18 +10,24 @@ import math
 import pathlib
 import struct
 import zipfile
-from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 
 from contrastive_jax.data import decode, folders, records
+from contrastive_jax.data.source import (
+  SPLIT_SEED,
+  SPLITS,
+  TEST_PART,
+  Source,
+  check_split,
+  in_memory,
+  measure,
+  permutation,
+  sample,
+)
 from contrastive_jax.types import Refusal, nearest
 
 KNOWN = ('arrays', 'cifar10', 'cifar100', 'digits', 'fashion_mnist', 'image_folder', 'imagenet2012', 'tfds')
-SPLITS = ('train', 'test')
-TEST_PART = 0.2  # of sets that come without a test split
-SPLIT_SEED = 0
 
 FASHION_DIR = '/usr/share/datasets/fashion-mnist'  # Debian's dataset-fashion-mnist
 FASHION_FILES = {'train': 'train', 'test': 't10k'}
@@ -35,20 +41,6 @@ STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
   'cifar100': ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
   'imagenet2012': ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
-MEASURED_ROWS = 1024  # rows of a set on disk that are read to measure it
-
-
-class Source(NamedTuple):
-  """One split of a data set of images."""
-
-  name: str
-  split: str
-  num_examples: int
-  read: Callable[[np.ndarray], dict[str, np.ndarray]]  # rows [b] -> image uint8 [b, h, w, c], label int32 [b]
-  image_shape: tuple[int, int, int]
-  label_names: tuple[str, ...]  # empty where classes have no names
-  mean: tuple[float, ...]  # per channel, in [0, 1] units, of the training split
-  std: tuple[float, ...]
 
 
 def digits(*, split: str = 'train') -> Source:
@@ -60,10 +52,10 @@ def digits(*, split: str = 'train') -> Source:
   Raises:
     Refusal: unknown split.
   """
-  _check_split(split)
+  check_split(split)
   images, labels, rows = _digits()
   label_names = tuple(str(k) for k in range(10))
-  return _in_memory('digits', split, images[rows[split]], labels[rows[split]], label_names, images[rows['train']])
+  return in_memory('digits', split, images[rows[split]], labels[rows[split]], label_names, images[rows['train']])
 
 
 def fashion_mnist(*, split: str = 'train', data_dir: str | None = None) -> Source:
@@ -77,7 +69,7 @@ def fashion_mnist(*, split: str = 'train', data_dir: str | None = None) -> Sourc
   Raises:
     Refusal: unknown split; files missing (with the two commands that bring them) or damaged.
   """
-  _check_split(split)
+  check_split(split)
   folder = pathlib.Path(data_dir or FASHION_DIR).expanduser()
   files = {part: _fashion_files(folder, part) for part in SPLITS}
   if all(len(found) == 2 for found in files.values()):
@@ -85,7 +77,7 @@ def fashion_mnist(*, split: str = 'train', data_dir: str | None = None) -> Sourc
     if images.ndim != 3 or labels.shape != images.shape[:1]:
       raise Refusal(f'{folder} has images {list(images.shape)} and labels {list(labels.shape)} for {split}')
     train = images if split == 'train' else read_idx(files['train'][0])
-    return _in_memory(
+    return in_memory(
       'fashion_mnist', split, images[..., None], labels.astype(np.int32), FASHION_LABELS, train[..., None]
     )
   if records.is_prepared('fashion_mnist', data_dir):
@@ -151,7 +143,7 @@ def tfds(
   Raises:
     Refusal: unknown split, name or field; set not prepared, with the command that prepares it.
   """
-  _check_split(split)
+  check_split(split)
   opened = functools.partial(
     records.open_records, dataset, data_dir=data_dir, image_size=image_size, image_key=image_key, label_key=label_key
   )
@@ -159,7 +151,7 @@ def tfds(
   statistics = STATISTICS.get(dataset.partition(':')[0].partition('/')[0])
   if statistics is None:
     training = rows if split == 'train' else opened(train)
-    statistics = measure(training.read(_sample(training.num_examples))['image'])
+    statistics = measure(training.read(sample(training.num_examples))['image'])
   return Source(dataset, split, rows.num_examples, rows.read, rows.image_shape, rows.label_names, *statistics)
 
 
@@ -192,7 +184,7 @@ def image_folder(
     Refusal: unknown split; no such folder or no images; a class of the test split that the training split lacks; a file
       that cannot be decoded; images of several sizes without `image_size`.
   """
-  _check_split(split)
+  check_split(split)
   decode.check_size(image_size)
   if channels not in (1, 3):
     raise Refusal(f'channels is {channels}; 1 (grey) or 3 (colour) is needed')
@@ -212,7 +204,7 @@ def image_folder(
         )
     return {'image': np.stack(images), 'label': part.label[rows]}
 
-  statistics = measure(read(files['train'], _sample(len(files['train'].paths)))['image'])
+  statistics = measure(read(files['train'], sample(len(files['train'].paths)))['image'])
   name, part = root.resolve().name, files[split]
   return Source(name, split, len(part.paths), functools.partial(read, part), shape, part.classes, *statistics)
 
@@ -231,7 +223,7 @@ def arrays(*, path: str, split: str = 'train') -> Source:
   Raises:
     Refusal: unknown split; no such file; not an archive of plain arrays; arrays of the wrong type or shape.
   """
-  _check_split(split)
+  check_split(split)
   content = _load_npz(path)
   train, label = _labelled(path, content, '')
   if 'image_test' in content:
@@ -250,7 +242,7 @@ def arrays(*, path: str, split: str = 'train') -> Source:
   if not len(chosen[0]):
     raise Refusal(f"{path}: split '{split}' is empty")
   names = tuple(str(name) for name in content.get('label_names', ()))
-  return _in_memory(pathlib.Path(path).stem, split, *chosen, names, train)
+  return in_memory(pathlib.Path(path).stem, split, *chosen, names, train)
 
 
 def read_images(path: str) -> np.ndarray:
@@ -285,40 +277,6 @@ def read_idx(path: str | pathlib.Path) -> np.ndarray:
   return values.reshape(shape)
 
 
-def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
-  """A random order of 0..size-1, int32 [size]: the same for the same arguments on any machine, for ever.
-
-  Raw bits are sorted because NumPy promises the stream of a bit generator, but not that of `Generator.permutation`.
-  """
-  bits = np.random.Philox(key=np.array([seed % 2**64, epoch], np.uint64)).random_raw(size)
-  return np.argsort(bits, kind='stable').astype(np.int32)
-
-
-def measure(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-  """Mean and standard deviation per channel of uint8 images [n, h, w, c], in [0, 1] units (std at least 1/255)."""
-  values = np.arange(256) / 255
-  mean, std = [], []
-  for channel in range(images.shape[3]):
-    # Counting values needs no copy of the images in floating point.
-    parts = np.array_split(images[..., channel], 1 + len(images) // 4096)
-    counts = np.sum([np.bincount(part.ravel(), minlength=256) for part in parts], axis=0)
-    mean.append(float(counts @ values / counts.sum()))
-    std.append(float(max(np.sqrt(counts @ (values - mean[-1]) ** 2 / counts.sum()), 1 / 255)))
-  return tuple(mean), tuple(std)
-
-
-def _in_memory(name, split, images, labels, label_names, train) -> Source:
-  def read(indices):
-    return {'image': images[indices], 'label': labels[indices]}
-
-  return Source(name, split, len(images), read, images.shape[1:], label_names, *measure(train))
-
-
-def _sample(size: int) -> np.ndarray:
-  """The rows of a set on disk that are read to measure it, spread over it."""
-  return np.linspace(0, size - 1, min(MEASURED_ROWS, size)).astype(int)
-
-
 def _held_out(files: folders.Files) -> dict[str, folders.Files]:
   """A fixed random fifth of every class as 'test', and the rest."""
   rows: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
@@ -330,11 +288,6 @@ def _held_out(files: folders.Files) -> dict[str, folders.Files]:
     rows['train'].append(of_class[cut:])
   kept = {split: np.sort(np.concatenate(parts)) for split, parts in rows.items()}
   return {s: files._replace(paths=tuple(files.paths[i] for i in r), label=files.label[r]) for s, r in kept.items()}
-
-
-def _check_split(split: str):
-  if split not in SPLITS:
-    raise Refusal(f"unknown split '{split}'{nearest(split, SPLITS)}")
 
 
 @functools.cache
