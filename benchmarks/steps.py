@@ -55,10 +55,10 @@ def _parts(run, state, raw) -> dict[str, Callable]:
 
   from contrastive_jax.engine.gradient import step_keys
 
-  keys, method = step_keys(run.seed, state.step), run.method
+  keys, method = step_keys(state.numbers['seed'], state.step), run.method
 
   def views(raw):
-    return run.expand(raw, state.step)
+    return run.expand(raw, state.numbers['seed'], state.step)
 
   def encode(params, batch):
     return method.encode(params, state.state, batch, key=keys.encode, step=state.step, train=True)[0]

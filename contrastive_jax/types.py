@@ -10,6 +10,9 @@ raw fields of the source   e.g. image uint8       what the data source delivers
 ``small_0 ...``            float32 [b, ...]       small views, where config.data.num_small_views is not 0
 ``id``                     int32 [b]              instance, for losses that compare ids; -1 equals none
 ``label``                  int32 [b]              class, where the source has one; -1 is unknown
+``caption``                int32 [b, k, l]        tokens of captions, where the source has them; 0 is padding
+``caption_mask``           bool [b, k]            False is no such caption
+``concept``                int32 [b]              what captioned images are of; variants of one thing share it
 ``index``                  int32 [b]              row of the data set
 ``mask``                   bool [b]               False is padding
 =========================  =====================  ==================================================
@@ -40,6 +43,14 @@ class Refusal(ValueError):
   """
 
 
+class Texts(NamedTuple):
+  """The captions of a split, embedded; slot k of every example, a language say."""
+
+  projection: Array | np.ndarray  # [n, k, p] unit norm; zero where there is no caption
+  mask: np.ndarray  # [n, k] bool
+  slots: tuple[str, ...]  # names of the k
+
+
 class Embedded(NamedTuple):
   """One split of a data set, embedded; rows in data set order, without padding."""
 
@@ -47,6 +58,8 @@ class Embedded(NamedTuple):
   projection: Array | np.ndarray  # [n, p] unit-norm output of the projection head: what the loss sees
   label: np.ndarray  # [n] int32, -1 where unknown
   index: np.ndarray  # type: ignore[assignment]  # [n] int32, row of the data set; hides tuple.index
+  texts: Texts | None = None  # of captioned images
+  concept: np.ndarray | None = None  # [n] int32, of captioned images
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

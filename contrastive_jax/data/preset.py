@@ -15,6 +15,7 @@ Pixels = UInt8[Array, 'h w c']
 
 # Small view s has this number and s: beyond all others, so that neither depends on how many there are of the other.
 FIRST_SMALL = 2**16
+CAPTIONS = 2**17  # not a view: the draw of captions
 
 
 class Views(NamedTuple):

@@ -19,12 +19,12 @@ from jaxtyping import Array, Float, Int
 from contrastive_jax.data import augment as ops
 from contrastive_jax.data import preset
 from contrastive_jax.data.photographs import byol, dino, moco_v2, simclr
-from contrastive_jax.data.preset import FIRST_SMALL, Colours, Image, Views
+from contrastive_jax.data.preset import CAPTIONS, FIRST_SMALL, Colours, Image, Views
 from contrastive_jax.types import SMALL_VIEW, VIEW, Batch, Refusal
 
 __all__ = ['byol', 'digits', 'dino', 'garments', 'moco_v2', 'simclr', 'weak']
 KNOWN = tuple(__all__)  # presets
-__all__ += ['FIRST_SMALL', 'KNOWN', 'Views', 'expand']
+__all__ += ['FIRST_SMALL', 'KNOWN', 'Views', 'draw_captions', 'expand']
 
 
 def weak(
@@ -204,6 +204,31 @@ def expand(
   if small is not None:
     made |= {f'{SMALL_VIEW}{s}': view(small, FIRST_SMALL + s) for s in range(num_small)}
   return rest | made
+
+
+def draw_captions(batch: Batch, *, number: int, seed, step) -> Batch:
+  """Leaves each example `number` of its captions, those that are there first, each as likely: drawn at every step.
+
+  `caption` int32 [b, K, L] and `caption_mask` bool [b, K] become [b, number, L] and [b, number]; all captions in their
+  order where K is `number`. Like a view, a draw is a function of (seed, step, row).
+
+  Raises:
+    Refusal: `number` is not from 1 to K.
+  """
+  there = batch['caption_mask'].shape[1]
+  if not 1 <= number <= there:
+    raise Refusal(f'config.data.num_captions must be from 1 to {there}, the captions of the source, but it is {number}')
+  if number == there:
+    return batch
+  at_step = jax.random.fold_in(jax.random.key(seed, impl='threefry2x32'), step)
+
+  def one(index, tokens, mask):
+    key = jax.random.fold_in(jax.random.fold_in(at_step, index), CAPTIONS)
+    chosen = jax.lax.top_k(jax.random.uniform(key, mask.shape) + mask, number)[1]
+    return tokens[chosen], mask[chosen]
+
+  caption, mask = jax.vmap(one)(batch['index'], batch['caption'], batch['caption_mask'])
+  return {**batch, 'caption': caption, 'caption_mask': mask}
 
 
 def _warp(image, size, *, box=None, angle=0.0, shear=0.0, zoom=1.0, shift=(0.0, 0.0), mirror=False, tone=None) -> Image:

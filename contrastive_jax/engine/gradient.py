@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from contrastive_jax.engine import processes
-from contrastive_jax.engine.state import AXIS, TrainState
+from contrastive_jax.engine.state import AXIS, Numbers, TrainState
 from contrastive_jax.methods.base import Method, Output
 from contrastive_jax.types import SMALL_VIEW, VIEW, Refusal
 
@@ -25,7 +25,7 @@ class Keys(NamedTuple):
   loss: jax.Array
 
 
-def step_keys(seed: int, step) -> Keys:
+def step_keys(seed, step) -> Keys:
   """Keys as a function of (seed, step) alone."""
   key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), step)
   return Keys(*jax.random.split(key))
@@ -36,19 +36,24 @@ def without_images(batch):
   return {k: v for k, v in batch.items() if k != 'image' and not k.startswith((VIEW, SMALL_VIEW))}
 
 
-def plain(method: Method, expand: Callable, *, seed: int):
+def objective(method_of: Callable[[Numbers], Method], expand: Callable):
+  """`(params, train_state, raw batch) -> (loss, Output)`: from images to loss; the state's params are not read."""
+
+  def of_params(params, train_state: TrainState, raw):
+    method, seed, step = method_of(train_state.numbers), train_state.numbers['seed'], train_state.step
+    keys, batch = step_keys(seed, step), expand(raw, seed, step)
+    features, state = method.encode(params, train_state.state, batch, key=keys.encode, step=step, train=True)
+    out = method.loss(params, state, features, without_images(batch), key=keys.loss, step=step)
+    return out.loss, out
+
+  return of_params
+
+
+def plain(method_of: Callable[[Numbers], Method], expand: Callable):
   """`(train_state, raw batch) -> (Output, gradients)`: views, encoders and loss differentiated as one function."""
 
   def gradients(train_state: TrainState, raw):
-    step, keys = train_state.step, step_keys(seed, train_state.step)
-    batch = expand(raw, step)
-
-    def objective(params):
-      features, state = method.encode(params, train_state.state, batch, key=keys.encode, step=step, train=True)
-      out = method.loss(params, state, features, without_images(batch), key=keys.loss, step=step)
-      return out.loss, out
-
-    of_params, out = jax.grad(objective, has_aux=True)(train_state.params)
+    of_params, out = jax.grad(objective(method_of, expand), has_aux=True)(train_state.params, train_state, raw)
     return out, of_params
 
   return gradients
@@ -91,7 +96,7 @@ def _cutting(microbatch: int, mesh):
   return take, put_back
 
 
-def cached(method: Method, expand: Callable, *, seed: int, microbatch: int, mesh):
+def cached(method_of: Callable[[Numbers], Method], expand: Callable, *, microbatch: int, mesh):
   """The gradient of the whole batch's loss with the activations of one micro-batch at a time (GradCache).
 
   Embeds all micro-batches without gradient, takes value and gradient of the loss with respect to parameters and
@@ -106,13 +111,14 @@ def cached(method: Method, expand: Callable, *, seed: int, microbatch: int, mesh
 
   Source: Gao et al., 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", section 3.2.
   """
-  _check_cached(method, microbatch, mesh)
+  _check_cached(method_of({}), microbatch, mesh)
   take, put_back = _cutting(microbatch, mesh)
 
   def encode(params, train_state, raw, m):
-    batch = expand(take(raw, m), train_state.step)
-    key = step_keys(seed, train_state.step).encode
-    return method.encode(params, train_state.state, batch, key=key, step=train_state.step, train=True)[0]
+    method, seed, step = method_of(train_state.numbers), train_state.numbers['seed'], train_state.step
+    batch = expand(take(raw, m), seed, step)
+    key = step_keys(seed, step).encode
+    return method.encode(params, train_state.state, batch, key=key, step=step, train=True)[0]
 
   @jax.jit
   def embed(train_state, raw, m):
@@ -120,14 +126,14 @@ def cached(method: Method, expand: Callable, *, seed: int, microbatch: int, mesh
 
   @jax.jit
   def of_loss(train_state: TrainState, raw, pieces):
-    key = step_keys(seed, train_state.step).loss
+    method, step = method_of(train_state.numbers), train_state.step
+    key = step_keys(train_state.numbers['seed'], step).loss
 
-    def objective(params, features):
-      rest = without_images(raw)
-      out = method.loss(params, train_state.state, features, rest, key=key, step=train_state.step)
+    def of_both(params, features):
+      out = method.loss(params, train_state.state, features, without_images(raw), key=key, step=step)
       return out.loss, out
 
-    gradients, out = jax.grad(objective, argnums=(0, 1), has_aux=True)(train_state.params, put_back(pieces))
+    gradients, out = jax.grad(of_both, argnums=(0, 1), has_aux=True)(train_state.params, put_back(pieces))
     return out, *gradients
 
   @jax.jit

@@ -137,7 +137,7 @@ def _refresh(run: Run, state: TrainState, done: int) -> TrainState:
   """The method's own work at the end of an epoch."""
   if run.method.refresh is None or done % run.info.steps_per_epoch:
     return state
-  embed, key = run.embedder.at(state.params, state.state), step_keys(run.seed, state.step).loss
+  embed, key = run.embedder.at(state.params, state.state), step_keys(state.numbers['seed'], state.step).loss
   return state._replace(state=run.method.refresh(state.params, state.state, embed, key=key, step=state.step))
 
 

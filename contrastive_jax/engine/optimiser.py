@@ -23,8 +23,9 @@ _SCALINGS: dict[str, Callable[[float], float]] = {
 }
 
 
-def _peak(learning_rate: float, scaling: str, batch_size: int, warmup: float) -> float:
-  if not 0 <= learning_rate < math.inf:
+def _peak(learning_rate, scaling: str, batch_size: int, warmup: float):
+  """The peak of a schedule; a rate that is traced is not checked."""
+  if not isinstance(learning_rate, jax.core.Tracer) and not 0 <= learning_rate < math.inf:
     raise Refusal(f'config.schedule.learning_rate must be a number of at least 0, but it is {learning_rate}')
   if not 0 <= warmup <= 1:
     raise Refusal(f'config.schedule.warmup is a share of the steps, from 0 to 1, but it is {warmup}')
@@ -50,9 +51,9 @@ def cosine(
   if not 0 <= final <= 1:
     raise Refusal(f'config.schedule.final is a share of the peak, from 0 to 1, but it is {final}')
   rising = round(warmup * total_steps)
-  return optax.warmup_cosine_decay_schedule(
-    0.0 if rising else peak, peak, rising, max(total_steps, rising + 1), final * peak
-  )
+  first = 0.0 if rising else 1.0
+  share = optax.warmup_cosine_decay_schedule(first, 1.0, rising, max(total_steps, rising + 1), final)
+  return lambda step: peak * share(step)
 
 
 def constant(
@@ -61,7 +62,8 @@ def constant(
   """Linear warm-up over the first `warmup` share of the steps, then the peak of `cosine` throughout."""
   peak = _peak(learning_rate, scaling, batch_size, warmup)
   rising = round(warmup * total_steps)
-  return optax.warmup_constant_schedule(0.0 if rising else peak, peak, rising)
+  share = optax.warmup_constant_schedule(0.0 if rising else 1.0, 1.0, rising)
+  return lambda step: peak * share(step)
 
 
 def _decayed(no_decay: str):

@@ -15,6 +15,8 @@ class Data(NamedTuple):
   num_views: int = 2  # views made of each example at each step
   # Besides them, small views, made as section `data.small_views` says. A config without any holds neither.
   num_small_views: int = 0
+  # Captions of each example at each step, drawn from those of the source. A config of 1 says nothing of it.
+  num_captions: int = 1
   batch_size: int = 256  # examples a step, over all devices
   # The training split is thinned to a long tail: the most frequent class has so many times the examples of the rarest.
   # A config of 1 without `imbalance_largest` takes all examples, and says nothing of this.

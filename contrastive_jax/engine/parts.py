@@ -18,7 +18,7 @@ PROBES = (16, 32)
 
 def views(run: Run):
   """`(train_state, raw) -> batch`: the views of a step."""
-  return lambda state, raw: run.expand(raw, state.step)
+  return lambda state, raw: run.expand(raw, state.numbers['seed'], state.step)
 
 
 def encode(run: Run):
@@ -26,7 +26,7 @@ def encode(run: Run):
 
   def function(params, train_state: TrainState, batch):
     step = train_state.step
-    key = step_keys(run.seed, step).encode
+    key = step_keys(train_state.numbers['seed'], step).encode
     return run.method.encode(params, train_state.state, batch, key=key, step=step, train=True)[0]
 
   return function
@@ -46,7 +46,7 @@ def loss(run: Run):
 
   def function(train_state: TrainState, raw, features):
     step = train_state.step
-    key = step_keys(run.seed, step).loss
+    key = step_keys(train_state.numbers['seed'], step).loss
 
     def objective(params, features):
       return run.method.loss(params, train_state.state, features, without_images(raw), key=key, step=step).loss

@@ -20,10 +20,11 @@ from contrastive_jax.engine.workdir import CONFIG, read_config
 from contrastive_jax.types import Refusal, nearest
 
 # Section -> where the function of its `name` lives: a package of modules with `make`, or a module of functions.
-_PACKAGES = {'encoder': 'models', 'method': 'methods', 'evals': 'evals'}
+_PACKAGES = {'encoder': 'models', 'text_encoder': 'models', 'method': 'methods', 'evals': 'evals'}
 _MODULES = {
   'head': 'models.heads',
   'predictor': 'models.heads',
+  'text_head': 'models.heads',
   'data.source': 'data.sources',
   'data.views': 'data.views',
   'data.small_views': 'data.views',
@@ -35,16 +36,21 @@ _KINDS = {
   'optimiser': ('adamw', 'lars', 'lion', 'sgd'),
   'head': ('identity', 'predictor', 'projector'),
   'predictor': ('identity', 'predictor', 'projector'),
+  'text_head': ('identity', 'predictor', 'projector'),
 }
 _NAMED = (
-  'data.source', 'data.views', 'data.small_views', 'encoder', 'head', 'predictor', 'method', 'schedule', 'optimiser',
+  'data.source', 'data.views', 'data.small_views', 'encoder', 'head', 'predictor', 'text_encoder', 'text_head',
+  'method', 'schedule', 'optimiser',
 )  # fmt: skip
 
 # Sections that a method's factory is given as networks. Those that it does not name have no place in its config.
-NETWORKS = ('encoder', 'head', 'predictor')
+NETWORKS = ('encoder', 'head', 'predictor', 'text_encoder', 'text_head')
+# Of these a config need not have a section: there is one default.
+_DEFAULTS = {'predictor': 'predictor', 'text_encoder': 'text', 'text_head': 'projector'}
 
-# Keywords that the engine passes itself: every run reads both splits, and views normalise by the source's statistics.
-_PASSED = ('split', 'mean', 'std')
+# Keywords that the engine passes itself: every run reads both splits, views normalise by the source's statistics, and
+# captions are of the source's tokens.
+_PASSED = ('split', 'mean', 'std', 'vocabulary')
 
 Parameters = Mapping[str, inspect.Parameter]
 
@@ -142,6 +148,8 @@ def complete(
   _fill('data', _section(config, 'data'), inspect.signature(options.Data).parameters, of_data,
         besides=('source', 'views', 'small_views'))  # fmt: skip
   _without_small_views(config.data)
+  if config.data.num_captions == 1:
+    del config.data['num_captions']
   _without_imbalance(config.data, of_data)
   named = _used(config)
   tops = {*(path.partition('.')[0] for path in named), 'evals', 'train'}
@@ -206,10 +214,11 @@ def _used(config) -> tuple[str, ...]:
   named = [path for path in _NAMED if path != 'data.small_views' or 'num_small_views' in config.data]
   method = _section(config, 'method').get('name')
   if method is None:  # refused with the rest of its section
-    return tuple(path for path in named if path != 'predictor')
+    return tuple(path for path in named if path not in _DEFAULTS)
   wanted = needs(method)
-  if 'predictor' in wanted and 'predictor' not in config:
-    config.predictor = {'name': 'predictor'}
+  for network, name in _DEFAULTS.items():
+    if network in wanted and network not in config:
+      config[network] = {'name': name}
   for network in NETWORKS:
     if network in config and network not in wanted:
       raise Refusal(f"config.{network} is set, but method '{method}' has none")
@@ -285,8 +294,8 @@ def load(path: str, overrides: Mapping[str, str] | None = None) -> ml_collection
   config, overrides = read(path), dict(overrides or {})
   _check_small_views(config, overrides)
   for section in [s for s in _NAMED if f'{s}.name' in overrides]:
-    if section == 'predictor' and section not in config:
-      config.predictor = {}
+    if section in _DEFAULTS and section not in config:
+      config[section] = {}
     if section == 'data.small_views' and 'small_views' not in config.data:
       config.data.small_views = {}
     _choose(_section(config, section), overrides.pop(f'{section}.name'))

@@ -4,12 +4,13 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
-import optax
+import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -17,11 +18,11 @@ from contrastive_jax import losses
 from contrastive_jax.data.imbalance import long_tail
 from contrastive_jax.data.pipeline import steps_per_epoch, sweep
 from contrastive_jax.data.sources import Source
-from contrastive_jax.data.views import Views, expand
-from contrastive_jax.engine import resolve, state, step, values
+from contrastive_jax.data.views import Views, draw_captions, expand
+from contrastive_jax.engine import gradient, resolve, state, step, values
 from contrastive_jax.engine.evaluation import Embedder, example_views, raw_pixels
 from contrastive_jax.engine.options import Options
-from contrastive_jax.evals.evaluator import Evaluator
+from contrastive_jax.evals.evaluator import Embed, Evaluator
 from contrastive_jax.methods.base import Info, Method
 from contrastive_jax.types import Refusal, nearest
 
@@ -36,6 +37,8 @@ _FOLDS: dict[str, Callable] = {
 SMALL_SIDE = 3 / 7
 # Bytes of the float32 pixels of both splits, up to which they are scored as a floor: CIFAR-10 has 0.7 GB, ImageNet 800.
 MOST_PIXELS = 2**32
+# Numbers that a compiled step takes as inputs, besides the seed: what sweeps go over.
+NUMBERS = ('method.temperature', 'schedule.learning_rate')
 # Seeds beyond 32 bits would give the same keys as smaller ones.
 _SEEDS = 2**32
 
@@ -50,9 +53,10 @@ class Run(NamedTuple):
   mesh: Any
   sources: dict[str, Source]
   views: Views
-  expand: Callable  # (raw batch, step) -> batch with its views
+  expand: Callable  # (raw batch, seed, step) -> batch with its views
+  recipes: state.Recipes
+  numbers: dict[str, Any]  # of the config, which a step takes as inputs
   method: Method
-  optimiser: optax.GradientTransformation
   evaluators: dict[str, Evaluator]
   step: Callable  # (train_state, raw batch) -> (train_state, metrics)
   embedder: Embedder
@@ -61,9 +65,7 @@ class Run(NamedTuple):
 
   def fresh(self) -> state.TrainState:
     """The train state before the first step."""
-    return state.create(
-      self.method, self.optimiser, self.zeros(), seed=self.seed, mesh=self.mesh, rules=self.options.sharding
-    )
+    return state.create(self.recipes, self.numbers, self.zeros(), mesh=self.mesh, rules=self.options.sharding)
 
   def zeros(self) -> dict[str, jax.Array]:
     """A batch of two examples, of which `Method.init` reads the shapes."""
@@ -77,7 +79,11 @@ class Run(NamedTuple):
       Refusal: a batch that does not divide among the devices, too few views, a temperature of 0, ...
     """
     state.check_batch(self.batch_size, self.mesh)
-    jax.eval_shape(self.step, *self.abstract())
+    train_state, raw = self.abstract()
+    # To a step a temperature is an input, which may be anything.
+    of_config = gradient.objective(lambda numbers: self.method, self.expand)
+    jax.eval_shape(of_config, train_state.params, train_state, raw)
+    jax.eval_shape(self.step, train_state, raw)
 
   def abstract(self) -> tuple[state.TrainState, dict[str, jax.ShapeDtypeStruct]]:
     """The train state and a raw batch of a step: shapes with their shardings, to trace or compile for."""
@@ -87,9 +93,9 @@ class Run(NamedTuple):
     fresh = jax.eval_shape(self.fresh)
     return state.placed(fresh, state.shardings(fresh, self.mesh, self.options.sharding)), raw
 
-  def floors(self, fresh: state.TrainState) -> dict[str, Callable]:
+  def floors(self, fresh: state.TrainState) -> dict[str, Embed]:
     """`embed` by the name of what training should surpass: the pixels, if they fit, and the encoder before training."""
-    pixels = {'raw pixels': self.pixels.at({}, {})} if _pixel_bytes(self) <= MOST_PIXELS else {}
+    pixels: dict[str, Embed] = {'raw pixels': self.pixels.at({}, {})} if _pixel_bytes(self) <= MOST_PIXELS else {}
     return pixels | {'random encoder': self.embedder.at(fresh.params, fresh.state)}
 
   def replicated(self):
@@ -122,11 +128,40 @@ def small_views(config, source: Source, views_: Views) -> Views | None:
   return resolve.build(options, 'data.small_views', mean=source.mean, std=source.std)
 
 
-def method(config, info: Info) -> Method:
+def method(config, info: Info, numbers: state.Numbers = MappingProxyType({})) -> Method:
   """The config's method, given the networks and whatever else its factory's signature names."""
-  parts: dict[str, Any] = {k: resolve.build(config[k], k) for k in resolve.NETWORKS if k in config} | {'info': info}
+  parts: dict[str, Any] = {'info': info}
+  for name in [name for name in resolve.NETWORKS if name in config]:
+    of_tokens: dict[str, Any] = {'vocabulary': info.vocabulary} if name == 'text_encoder' else {}
+    parts[name] = resolve.build(config[name], name, **of_tokens)
   wanted = resolve.needs(config.method.name)
-  return resolve.build(_with_fold(config.method), 'method', *(parts[name] for name in wanted))
+  section = _with_numbers(_with_fold(config.method), 'method', numbers)
+  return resolve.build(section, 'method', *(parts[name] for name in wanted))
+
+
+def numbers(config) -> dict[str, np.generic]:
+  """What a step reads as inputs: the seed, and those of `NUMBERS` that the config has."""
+  found: dict[str, np.generic] = {'seed': np.uint32(config.seed)}
+  for path in NUMBERS:
+    section, key = path.split('.')
+    if isinstance(config[section].get(key), float):
+      found[path] = np.float64(config[section][key])
+  return found
+
+
+def _with_numbers(section, name: str, numbers: state.Numbers):
+  """A section as a dict in which the given numbers stand in for its own."""
+  return {**section, **{k: numbers[f'{name}.{k}'] for k in section if f'{name}.{k}' in numbers}}
+
+
+def _recipes(config, info: Info) -> state.Recipes:
+  def recipe(numbers: state.Numbers) -> state.Recipe:
+    section = _with_numbers(config.schedule, 'schedule', numbers)
+    schedule = resolve.build(section, 'schedule', info.total_steps, config.data.batch_size)
+    optimiser = resolve.build(config.optimiser, 'optimiser', schedule)
+    return state.Recipe(method(config, info, numbers), optimiser, schedule)
+
+  return recipe
 
 
 def _with_fold(section):
@@ -169,19 +204,20 @@ def build(
   _check_best(options, config.evals)
   if not 0 <= config.seed < _SEEDS:
     raise Refusal(f'config.seed must be from 0 to {_SEEDS - 1}, but it is {config.seed}')
-  info = Info(train.num_examples, per_epoch, total, config.data.num_views, len(train.label_names), small)
+  captions = train.captions.vocabulary if train.captions else 0
+  info = Info(train.num_examples, per_epoch, total, config.data.num_views, len(train.label_names), small, captions)
   if trained_on:
     names = trained_on['label_names']
     info = info._replace(num_examples=trained_on['num_examples'], num_classes=len(names))
-  schedule = resolve.build(config.schedule, 'schedule', total, batch_size)
-  optimiser = resolve.build(config.optimiser, 'optimiser', schedule)
-  how, views_ = method(config, info), views(config, train)
-  make_views = functools.partial(_expand, views_, small_views(config, train, views_), info, config.seed)
-  make_step = functools.partial(
-    step.make, seed=config.seed, mesh=mesh, microbatch=options.microbatch, rules=options.sharding
-  )
+  recipes, views_ = _recipes(config, info), views(config, train)
+  how = recipes({}).method
+  num_captions = config.data.get('num_captions', 1)
+  if num_captions != 1 and not captions:
+    raise Refusal(f"config.data.num_captions={num_captions}, but '{train.name}' has no captions")
+  make_views = functools.partial(_expand, views_, small_views(config, train, views_), info, num_captions)
   raw_views = resolve.build(config.data.views, 'data.views', mean=(0.0,) * len(train.mean), std=(1.0,) * len(train.std))
   embedder = functools.partial(Embedder, mesh=mesh, batch_size=max(256, batch_size), seed=config.seed)
+  of_texts = 'text_encoder' in resolve.needs(config.method.name)
   return Run(
     options=options,
     seed=config.seed,
@@ -191,11 +227,12 @@ def build(
     sources=data,
     views=views_,
     expand=make_views,
+    recipes=recipes,
+    numbers=numbers(config),
     method=how,
-    optimiser=optimiser,
     evaluators={k: resolve.build(section, 'evals', name=k) for k, section in config.evals.items()},
-    step=make_step(how, optimiser, schedule, make_views),
-    embedder=embedder(how.embed, data, views_),
+    step=step.make(recipes, make_views, mesh=mesh, microbatch=options.microbatch, rules=options.sharding),
+    embedder=embedder(how.embed, data, views_, texts=of_texts),
     pixels=embedder(raw_pixels, data, raw_views),
     glossary=resolve.glossary(config),
   )
@@ -235,6 +272,8 @@ def _check_numbers_of_views(large: int, small: int):
     raise Refusal(f'config.data.num_small_views must be at least 0, but it is {small}')
 
 
-def _expand(views_: Views, small: Views | None, info: Info, seed: int, batch, step_: jax.Array):
-  numbers = dict(num_views=info.num_views, num_small=info.num_small_views)
-  return expand(batch, views_, small=small, seed=seed, step=step_, **numbers)
+def _expand(views_: Views, small: Views | None, info: Info, num_captions: int, batch, seed, step_):
+  if 'caption' in batch:
+    batch = draw_captions(batch, number=num_captions, seed=seed, step=step_)
+  counts = dict(num_views=info.num_views, num_small=info.num_small_views)
+  return expand(batch, views_, small=small, seed=seed, step=step_, **counts)

@@ -1,16 +1,18 @@
 """All state of a run in one pytree: checkpointed whole, sharded by path."""
 
 import re
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int
 
+from contrastive_jax.methods.base import Method
 from contrastive_jax.models.options import pattern
 from contrastive_jax.types import Params, Refusal, State, nearest
 
@@ -19,6 +21,9 @@ LARGEST = 'largest'  # of a rule: splits leaves without knowing their shapes
 
 Axes = Sequence[str | None]
 Rules = Sequence[tuple[str, str | Axes]]
+# Numbers of the config by dotted key ('seed', 'method.temperature'): inputs of compiled functions, so that runs which
+# differ in nothing else share a compilation.
+Numbers = Mapping[str, Array]
 
 
 class TrainState(NamedTuple):
@@ -28,6 +33,7 @@ class TrainState(NamedTuple):
   params: Params  # what has gradients
   opt_state: State
   state: State  # the method's own: batch statistics, teachers, queues, per-sample arrays, the data plan
+  numbers: Numbers
 
 
 def path_name(path) -> str:
@@ -124,13 +130,26 @@ def _placed(mesh, axes: Axes) -> NamedSharding:
   return NamedSharding(mesh, P(*spelt))
 
 
-def create(method, optimiser, batch, *, seed: int, mesh, rules: Rules = ()) -> TrainState:
+class Recipe(NamedTuple):
+  """What a step applies."""
+
+  method: Method
+  optimiser: optax.GradientTransformation
+  schedule: optax.Schedule
+
+
+# The numbers of the config that are given, traced perhaps, stand in for those of the config itself.
+Recipes = Callable[[Numbers], Recipe]
+
+
+def create(recipes: Recipes, numbers: Mapping[str, Any], batch, *, mesh, rules: Rules = ()) -> TrainState:
   """A fresh TrainState, made in its shardings; `batch` holds example views, as `Method.init` reads them."""
 
-  def fresh():
-    key = jax.random.fold_in(jax.random.key(seed), 0)
-    params, state = method.init(key, batch)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimiser.init(params), state)
+  def fresh(numbers):
+    recipe = recipes(numbers)
+    key = jax.random.fold_in(jax.random.key(numbers['seed']), 0)
+    params, state = recipe.method.init(key, batch)
+    return TrainState(jnp.zeros((), jnp.int32), params, recipe.optimiser.init(params), state, numbers)
 
-  shapes = jax.eval_shape(fresh)
-  return jax.jit(fresh, out_shardings=shardings(shapes, mesh, rules))()
+  shapes = jax.eval_shape(fresh, numbers)
+  return jax.jit(fresh, out_shardings=shardings(shapes, mesh, rules))(numbers)

@@ -8,17 +8,14 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from contrastive_jax.engine import gradient
-from contrastive_jax.engine.state import Rules, TrainState, shardings
-from contrastive_jax.methods.base import Method, Output
+from contrastive_jax.engine.state import Recipes, Rules, TrainState, shardings
+from contrastive_jax.methods.base import Output
 
 
 def make(
-  method: Method,
-  optimiser: optax.GradientTransformation,
-  schedule: optax.Schedule,
+  recipes: Recipes,
   expand: Callable,
   *,
-  seed: int,
   mesh,
   microbatch: int | None = None,
   rules: Rules = (),
@@ -26,7 +23,8 @@ def make(
   """`(train_state, raw batch) -> (train_state, metrics)`; the state given is consumed.
 
   Args:
-    expand: `(raw batch, step) -> batch` makes the views on the device.
+    recipes: method, optimiser and schedule, given the numbers that the train state holds.
+    expand: `(raw batch, seed, step) -> batch` makes the views on the device.
     microbatch: None for the plain gradient, else the size of the pieces of the cached one.
     rules: of `state.shardings`. Parameters that they split are gathered for the step; every device updates its part of
       them, with its part of the optimiser's state.
@@ -34,22 +32,27 @@ def make(
   whole = NamedSharding(mesh, P())
   place = jax.lax.with_sharding_constraint if rules else lambda tree, where: tree
 
+  def method_of(numbers):
+    return recipes(numbers).method
+
   def apply(train_state: TrainState, out: Output, gradients):
+    recipe = recipes(train_state.numbers)
     where = shardings(train_state._replace(state=out.state), mesh, rules)
     gradients = place(gradients, where.params)
-    updates, opt_state = optimiser.update(gradients, train_state.opt_state, train_state.params)
+    updates, opt_state = recipe.optimiser.update(gradients, train_state.opt_state, train_state.params)
     params = optax.apply_updates(train_state.params, updates)
-    params, state = method.update(params, out.state, step=train_state.step)
+    params, state = recipe.method.update(params, out.state, step=train_state.step)
     metrics = out.metrics | {
       'loss': out.loss,
-      'lr': schedule(train_state.step),
+      'lr': recipe.schedule(train_state.step),
       'grad_norm': optax.tree.norm(gradients),
       'param_norm': optax.tree.norm(params),
     }
-    return place(TrainState(train_state.step + 1, params, opt_state, state), where), metrics
+    after = TrainState(train_state.step + 1, params, opt_state, state, train_state.numbers)
+    return place(after, where), metrics
 
   if microbatch is not None:
-    of_batch = gradient.cached(method, expand, seed=seed, microbatch=microbatch, mesh=mesh)
+    of_batch = gradient.cached(method_of, expand, microbatch=microbatch, mesh=mesh)
     compiled = jax.jit(apply, donate_argnums=(0, 2))
     gather = jax.jit(lambda params: params, out_shardings=whole)
 
@@ -61,7 +64,7 @@ def make(
 
     return step
 
-  of_batch = gradient.plain(method, expand, seed=seed)
+  of_batch = gradient.plain(method_of, expand)
 
   def plain(train_state: TrainState, raw):
     # Left to itself the compiler may split activations as the parameters are, and gather the batch.

@@ -5,8 +5,8 @@ trained encoder, a random encoder and raw pixels. Arrays may be NumPy's or shard
 axes: everything of the size of a data set stays where it is, and only statistics come back to the host.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,24 @@ from contrastive_jax.types import Embedded, Refusal, nearest
 
 REPRESENTATIONS = ('features', 'projection')
 
-# (split, view=None) -> Embedded; view None is the plain image, 0, 1, ... are augmented views.
-Embed = Callable[..., Embedded]
+
+class Embed(Protocol):
+  """What an evaluator is given."""
+
+  label_names: tuple[str, ...]  # of the data's classes; empty where they have none
+
+  def __call__(self, split: str, view: int | None = None) -> Embedded:
+    """A split ('train' or 'test'); view None is the plain image, 0, 1, ... are augmented views."""
+    ...
+
+  def texts(self, strings: Sequence[str]) -> Float[Array, 'n p'] | Float[np.ndarray, 'n p']:
+    """Any strings through the text tower, unit norm.
+
+    Raises:
+      Refusal: there is no text tower.
+    """
+    ...
+
 
 unit = jax.jit(losses.unit)
 

@@ -18,6 +18,7 @@ class Info(NamedTuple):
   num_views: int
   num_classes: int  # that the data set names
   num_small_views: int = 0
+  vocabulary: int = 0  # of the tokens of captions; 0 where there are none
 
 
 class Output(NamedTuple):

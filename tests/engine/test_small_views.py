@@ -19,7 +19,7 @@ def load(path, **overrides):
 def shapes(config):
   """The shapes of the views of a batch."""
   run = setup.build(config)
-  batch = jax.eval_shape(run.expand, run.abstract()[1], 0)
+  batch = jax.eval_shape(run.expand, run.abstract()[1], 0, 0)
   return {name: x.shape[1:] for name, x in batch.items() if name.startswith(('view_', 'small_'))}
 
 

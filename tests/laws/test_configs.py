@@ -108,7 +108,7 @@ def test_a_config_builds_on_imagenet(name):
 
 def test_pixels_are_a_floor_where_a_copy_of_them_all_fits_in_memory():
   photos = setup.build(of_setting('ssl/simclr', 'imagenet'), IMAGENET)
-  fresh = state.TrainState(None, {}, None, {})
+  fresh = state.TrainState(None, {}, None, {}, {})
   assert set(photos.floors(fresh)) == {'random encoder'}  # 800 GB
   assert set(tiny.run('ssl/simclr').floors(fresh)) == {'raw pixels', 'random encoder'}
 

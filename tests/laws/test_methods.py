@@ -96,7 +96,7 @@ def passage(name: str) -> list[tuple]:
 
   @compiling.jit
   def advance(state, gradients):
-    updates, opt_state = of.optimiser.update(gradients, state.opt_state, state.params)
+    updates, opt_state = of.recipes({}).optimiser.update(gradients, state.opt_state, state.params)
     return state._replace(step=state.step + 1, params=optax.apply_updates(state.params, updates), opt_state=opt_state)
 
   state, found = tiny.fresh(of), []
@@ -176,12 +176,10 @@ def test_training_with_microbatches_equals_training_without():
   """Of the same views: two compiled programs may round float32 pixels differently."""
   with tiny.float64():
     of = tiny.run('ssl/simclr', **float64('ssl/simclr'))
-    make = functools.partial(step.make, of.method, of.optimiser, lambda done: 0.0, lambda batch, done: batch)
+    make = functools.partial(step.make, of.recipes, lambda batch, seed, done: batch, mesh=of.mesh)
     views = compiling.jit(tiny.views(of))
     batches = [views(raw, np.int32(done)) for done, raw in enumerate(tiny.batches(of, 5))]
-    (whole, losses), (pieces, found) = (
-      stepped(make(seed=of.seed, mesh=of.mesh, microbatch=size), tiny.fresh(of), batches) for size in (None, 8)
-    )
+    (whole, losses), (pieces, found) = (stepped(make(microbatch=size), tiny.fresh(of), batches) for size in (None, 8))
   assert tiny.distance(pieces, whole) < 1e-9
   np.testing.assert_allclose(found, losses, rtol=1e-9)
 

@@ -84,13 +84,13 @@ def batches(of: setup.Run, count: int, start: int = 0) -> list[dict[str, jax.Arr
 def gradients(name: str, **options) -> Callable:
   """Compiled `(train_state, raw) -> (Output, gradients)`, of one differentiated function."""
   of = run(name, **options)
-  return compiling.jit(gradient.plain(of.method, views(of), seed=of.seed))
+  return compiling.jit(gradient.plain(method_of(of), of.expand))
 
 
 def cached(of: setup.Run, microbatch: int) -> Callable:
   """`(train_state, raw) -> (Output, gradients)` of micro-batches."""
   with quickly():
-    return gradient.cached(of.method, views(of), seed=of.seed, microbatch=microbatch, mesh=of.mesh)
+    return gradient.cached(method_of(of), of.expand, microbatch=microbatch, mesh=of.mesh)
 
 
 def pieces(cached_gradients: Callable) -> dict[str, Any]:
@@ -101,7 +101,12 @@ def pieces(cached_gradients: Callable) -> dict[str, Any]:
 
 def views(of: setup.Run) -> Callable:
   """`(raw, step) -> batch` with the run's augmentations."""
-  return of.expand
+  return lambda raw, step: of.expand(raw, of.seed, step)
+
+
+def method_of(of: setup.Run) -> Callable:
+  """`numbers -> Method`, as the run's step has it."""
+  return lambda numbers: of.recipes(numbers).method
 
 
 def place(train_state: TrainState, of: setup.Run) -> TrainState:
