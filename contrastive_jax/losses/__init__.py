@@ -14,6 +14,7 @@ import inspect
 
 from contrastive_jax.losses import (
   attraction,
+  captions,
   clustering,
   distillation,
   gap,
@@ -35,6 +36,7 @@ from contrastive_jax.losses import sigmoid as _sigmoid
 from contrastive_jax.losses import symile as _symile
 from contrastive_jax.losses import uniformity as _uniformity
 from contrastive_jax.losses.attraction import *  # noqa: F403
+from contrastive_jax.losses.captions import *  # noqa: F403
 from contrastive_jax.losses.clustering import *  # noqa: F403
 from contrastive_jax.losses.distillation import *  # noqa: F403
 from contrastive_jax.losses.gap import *  # noqa: F403
@@ -64,6 +66,7 @@ from contrastive_jax.similarity import Ring as ring
 # A module's own `__all__` says which losses it offers: a new one is written there and nowhere else.
 _MODULES = (
   attraction,
+  captions,
   gap,
   global_clip,
   global_contrastive,

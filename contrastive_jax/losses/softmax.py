@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from contrastive_jax.losses.inputs import Ids, Mask, Temperature, check_entries, check_sides, check_temperature, wide
-from contrastive_jax.similarity import Fold, Similarity, crosses, logsumexp, positive, size, total
+from contrastive_jax.similarity import Fold, Similarity, crosses, logsumexp, mean, positive, size, total
 from contrastive_jax.types import Refusal
 
 __all__ = ['info_nce', 'info_nce_both', 'queue_nce', 'symmetric_info_nce']
@@ -39,34 +39,58 @@ def _paired(x, y, x_mask, y_mask):
   return logits, exists
 
 
-def _value(statistics, kept):
-  """-(mean positive logit) + log-sum-exp; 0 for anchors that are masked or have no positive."""
-  lse, logit_sum, count = statistics
+def _value(statistics, kept, label_smoothing):
+  """-(mean target logit) + log-sum-exp; 0 for anchors that are masked or have no positive."""
+  lse, *of_all, logit_sum, count = statistics
   exists = count > 0 if kept is None else (count > 0) & kept
-  value = jnp.where(exists, lse, 0) - logit_sum / jnp.maximum(count, 1)
-  return jnp.where(exists, value, 0)
+  target = logit_sum / jnp.maximum(count, 1)
+  if of_all:
+    target = (1 - label_smoothing) * target + label_smoothing * of_all[0]
+  return jnp.where(exists, jnp.where(exists, lse, 0) - target, 0)
 
 
-def _both(x, y, temperature, x_id, y_id, x_mask, y_mask, fold, precision, directions):
+def _check_smoothing(label_smoothing) -> bool:
+  """Whether there is any: not where it is known to be 0."""
+  if not isinstance(label_smoothing, int | float):
+    return True
+  if not 0 <= label_smoothing < 1:
+    raise Refusal(f'label_smoothing must lie in [0, 1), but it is {label_smoothing}')
+  return label_smoothing != 0
+
+
+def _further(lse, x, negatives, fold, precision):
+  """The log-sum-exp of each anchor over its columns and over further ones, which are nobody's positives."""
+  (of_further,), _ = Similarity({'z': x}, negatives, fold=fold, precision=precision).reduce([logsumexp()])
+  # Anchors without columns have no value, but an infinity less an infinity would be their gradient.
+  return jnp.logaddexp(jnp.where(jnp.isneginf(lse), 0, lse), of_further)
+
+
+def directions(
+  x, y, *, temperature, x_id, y_id, x_mask, y_mask, fold, precision, count=2, label_smoothing=0.0, negatives=None
+):
+  """InfoNCE of x among y and, if `count` is 2, of y among x; `negatives`, entries of columns, are further y of x."""
   check_sides(x, y)
   # One per row of x would not say which temperature the rows of y use.
-  check_temperature(temperature, *([x.shape[:1]] if directions == 1 else []))
+  check_temperature(temperature, *([x.shape[:1]] if count == 1 else []))
+  smoothed = _check_smoothing(label_smoothing)
   x, y = wide(x), wide(y)
   scale = jnp.asarray(temperature, x.dtype)
   x = x / (scale if scale.ndim == 0 else scale[:, None])
   rows, cols = sides(x, y, x_id, y_id, x_mask, y_mask, fold)
   by_position = x_id is None and y_id is None
-  terms = [logsumexp()]
+  terms = [logsumexp(), *([mean()] if smoothed else [])]
   if not by_position:
     terms += [total(over=positive), size(positive)]
   op = Similarity(rows, cols, fold=fold, precision=precision)
-  of_x, of_y = op.reduce(terms, terms if directions == 2 else [])
-  found = [(of_x, x, x_mask), (of_y, y, y_mask)][:directions]
+  of_x, of_y = op.reduce(terms, terms if count == 2 else [])
+  if negatives is not None:
+    of_x = (_further(of_x[0], x, negatives, fold, precision), *of_x[1:])
+  found = [(of_x, x, x_mask), (of_y, y, y_mask)][:count]
   if by_position:
     logits, exists = _paired(x, y, x_mask, y_mask)
     partner = jnp.where(exists, logits, 0), exists
     found = [((*of, *(jnp.pad(v, (0, z.shape[0] - v.shape[0])) for v in partner)), z, mask) for of, z, mask in found]
-  return [_value(of, None if mask is None else jnp.asarray(mask)) for of, _, mask in found]
+  return [_value(of, None if mask is None else jnp.asarray(mask), label_smoothing) for of, _, mask in found]
 
 
 def info_nce(
@@ -78,6 +102,7 @@ def info_nce(
   y_id: Ids = None,
   x_mask: Mask = None,
   y_mask: Mask = None,
+  label_smoothing: float = 0.0,
   fold: Fold | str = 'auto',
   precision: str | None = None,
 ) -> Float[Array, ' b']:
@@ -86,7 +111,9 @@ def info_nce(
   .. math:: \ell_i = -\frac{1}{|P_i|} \sum_{p \in P_i} \frac{x_i^\top y_p}{\tau}
             + \log \sum_{j=1}^{M} \exp \frac{x_i^\top y_j}{\tau}
 
-  Several positives are averaged outside the logarithm and stay in the denominator.
+  Several positives are averaged outside the logarithm and stay in the denominator. With label smoothing
+  :math:`\epsilon` the positive logit is :math:`1 - \epsilon` of it and :math:`\epsilon` of the mean over all
+  candidates, the positives included.
 
   Args:
     x: anchors `[B, D]`, unit norm.
@@ -96,6 +123,7 @@ def info_nce(
     y_id: integers `[M]`; candidates whose id equals the anchor's are its positives.
     x_mask: `[B]`, False for anchors that do not count (padding).
     y_mask: `[M]`, False for candidates that do not exist.
+    label_smoothing: epsilon, in [0, 1).
     fold: 'auto', `dense()`, `chunked(rows, cols)`, `ring(axis)`, `local()`; never changes the value.
     precision: of the products: None (float32), 'bfloat16', 'bfloat16_3x'.
 
@@ -103,11 +131,14 @@ def info_nce(
     One value per anchor, `[B]`; 0 for masked anchors and for anchors without positives.
 
   Raises:
-    ValueError: shapes that do not fit, a static temperature <= 0, an unknown fold or precision.
+    ValueError: shapes that do not fit, a static temperature <= 0, label_smoothing outside [0, 1), an unknown fold or
+      precision.
 
-  Source: van den Oord, Li and Vinyals, 2018, eq. 4; several positives as in Khosla et al., 2020, eq. 2.
+  Source: van den Oord, Li and Vinyals, 2018, eq. 4; several positives as in Khosla et al., 2020, eq. 2; label smoothing
+  as in Szegedy et al., 2016.
   """
-  return _both(x, y, temperature, x_id, y_id, x_mask, y_mask, fold, precision, 1)[0]
+  given = dict(x_id=x_id, y_id=y_id, x_mask=x_mask, y_mask=y_mask, label_smoothing=label_smoothing)
+  return directions(x, y, temperature=temperature, **given, fold=fold, precision=precision, count=1)[0]
 
 
 def info_nce_both(
@@ -119,6 +150,7 @@ def info_nce_both(
   y_id: Ids = None,
   x_mask: Mask = None,
   y_mask: Mask = None,
+  label_smoothing: float = 0.0,
   fold: Fold | str = 'auto',
   precision: str | None = None,
 ) -> tuple[Float[Array, ' b'], Float[Array, ' m']]:
@@ -132,7 +164,8 @@ def info_nce_both(
 
   Source: Radford et al., 2021, figure 3.
   """
-  of_x, of_y = _both(x, y, temperature, x_id, y_id, x_mask, y_mask, fold, precision, 2)
+  given = dict(x_id=x_id, y_id=y_id, x_mask=x_mask, y_mask=y_mask, label_smoothing=label_smoothing)
+  of_x, of_y = directions(x, y, temperature=temperature, **given, fold=fold, precision=precision)
   return of_x, of_y
 
 
@@ -187,6 +220,7 @@ def symmetric_info_nce(
   y_id: Ids = None,
   x_mask: Mask = None,
   y_mask: Mask = None,
+  label_smoothing: float = 0.0,
   fold: Fold | str = 'auto',
   precision: str | None = None,
 ) -> Float[Array, ' b']:
@@ -195,12 +229,14 @@ def symmetric_info_nce(
   .. math:: \ell_i = \tfrac12 \big( \mathrm{InfoNCE}(x \to y)_i + \mathrm{InfoNCE}(y \to x)_i \big)
 
   Arguments and errors as in `info_nce_both`; `y` has as many rows as `x`. The default temperature is the paper's
-  initial value.
+  initial value. ALIGN has label_smoothing=0.1, a temperature that starts at 1, and the sum of the directions, twice
+  this.
 
   Returns:
     One value per pair, `[B]`.
 
-  Source: Radford et al., 2021, figure 3.
+  Source: Radford et al., 2021, figure 3; with label smoothing Jia et al., 2021, "Scaling Up Visual and Vision-Language
+  Representation Learning With Noisy Text Supervision".
   """
   check_sides(x, y, equal=True)
   of_x, of_y = info_nce_both(
@@ -211,6 +247,7 @@ def symmetric_info_nce(
     y_id=y_id,
     x_mask=x_mask,
     y_mask=y_mask,
+    label_smoothing=label_smoothing,
     fold=fold,
     precision=precision,
   )

@@ -1,7 +1,7 @@
 """Inputs for any pairwise loss, made from its signature, and the scalars whose gradients the laws compare.
 
 A loss added to `losses.PAIRWISE` is covered without writing a test: its positional parameters must be named z, labels,
-x, y, queue, proxies or state, and its options are found by name, annotation and default.
+x, y, t, negatives, queue, proxies or state, and its options are found by name, annotation and default.
 """
 
 import functools
@@ -94,6 +94,8 @@ def _positional(name: str, size: int, other: int, views: int, random) -> dict[st
       'z': lambda: unit_rows(random, views, size, 5),
       'x': lambda: unit_rows(random, size, 5),
       'y': lambda: unit_rows(random, other, 5),
+      't': lambda: unit_rows(random, size, 3, 5),
+      'negatives': lambda: unit_rows(random, size, 2, 5),
       'queue': lambda: unit_rows(random, other, 5),
       'proxies': lambda: unit_rows(random, size, 5),
       'labels': lambda: random.integers(-1, 4, size).astype(np.int32),
@@ -122,6 +124,8 @@ def case(name: str, variant: str, size: int = 16) -> Case | None:
       options[key] = not parameter.default
     if rich and parameter.default is None and str(parameter.annotation) == 'float | None':
       options[key] = 0.5
+    if rich and key == 'label_smoothing':
+      options[key] = 0.1
   shapes = [(2, size)] if not rich else [(3, size + size // 2), (2, size + size // 2), (3, size), (2, size)]
   tries = (_positional(name, size, other, views, random) for views, other in shapes)
   arrays = next((a for a in tries if accepts(name, **a, **options)), None)
@@ -130,13 +134,13 @@ def case(name: str, variant: str, size: int = 16) -> Case | None:
   learnable = {k: v for k, v in arrays.items() if v.dtype == np.float32 and not k.startswith('state ')}
   fixed = {k: v for k, v in arrays.items() if k not in learnable}
   if rich:
-    sides = {'x': arrays.get('x'), 'y': arrays.get('y')}
+    sides = {'x': arrays.get('x'), 'y': arrays.get('y'), 'negatives': arrays.get('negatives'), 'mask': arrays.get('t')}
     for key, parameter in parameters(name).items():
       side = sides.get(key.partition('_')[0])
       if side is not None and _takes(parameter, 'Int['):
         fixed[key] = random.integers(-1, 6, len(side)).astype(np.int32)
       if side is not None and _takes(parameter, 'Bool['):
-        fixed[key] = random.random(len(side)) < 0.8
+        fixed[key] = random.random(side.shape[:-1]) < 0.8
   for key, parameter in parameters(name).items():
     if _takes(parameter, 'Float['):
       each = random.uniform(0.1, 0.4, size).astype(np.float32)

@@ -14,9 +14,14 @@ from jax.sharding import PartitionSpec as P
 
 from contrastive_jax import losses
 
-EMBEDDINGS = ('x', 'y', 'z', 'queue', 'proxies')
+EMBEDDINGS = ('x', 'y', 'z', 't', 'negatives', 'queue', 'proxies')
 # Where no positives exist these still have something to say: every pair is a negative.
 WITHOUT_POSITIVES = {'sigmoid'}
+
+
+def embeds(key: str, value) -> bool:
+  """Whether an argument is embeddings: a `t` without axes is the width of a potential."""
+  return key in EMBEDDINGS and np.ndim(value) > 1
 
 
 def mesh_of(fold: str):
@@ -45,12 +50,12 @@ def run(name, fold, learnable, fixed):
 
 
 def tiny_temperature(learnable, fixed):
-  keys = {'temperature': 0.005, 't': 200.0} & learnable.keys()
+  keys = [k for k, v in learnable.items() if k in ('temperature', 't') and not embeds(k, v)]
   return {**learnable, **{k: np.full_like(learnable[k], {'temperature': 0.005, 't': 200.0}[k]) for k in keys}}, fixed
 
 
 def embeddings_as(make):
-  return lambda learnable, fixed: ({k: make(v) if k in EMBEDDINGS else v for k, v in learnable.items()}, fixed)
+  return lambda learnable, fixed: ({k: make(v) if embeds(k, v) else v for k, v in learnable.items()}, fixed)
 
 
 def all_the_same(z):
@@ -119,7 +124,7 @@ def test_values_and_gradients_are_finite_at_every_extreme(name, fold):
 def test_bfloat16_embeddings_at_scale_100_give_the_values_of_their_float32_selves(name):
   case = gauntlet.case(name, 'plain')
   fold = list(TILES)[losses.PAIRWISE.index(name) % len(TILES)]
-  learnable = {k: jnp.bfloat16(v) if k in EMBEDDINGS else np.float32(0.01) for k, v in case.learnable.items()}
+  learnable = {k: jnp.bfloat16(v) if embeds(k, v) else np.float32(0.01) for k, v in case.learnable.items()}
   value, gradient = jit(jax.value_and_grad(scalar(case, fold=TILES[fold])))(learnable, case.fixed)
   wide = {k: np.asarray(v, np.float32) for k, v in learnable.items()}
   want, of_wide = gauntlet.dense(name, 'plain')(wide, case.fixed)

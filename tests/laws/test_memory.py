@@ -23,7 +23,7 @@ def like(key: str, value, batch: int, mesh=None):
   if axis is None:
     return jax.ShapeDtypeStruct((), jnp.float32)
   shape[axis] = batch
-  if len(shape) > 1:
+  if len(shape) > 1 and value.dtype != bool:
     shape[-1] = WIDTH
   spec = None if mesh is None else NamedSharding(mesh, P(*(None,) * axis, 'data'))
   return jax.ShapeDtypeStruct(shape, value.dtype, sharding=spec)

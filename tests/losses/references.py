@@ -113,28 +113,60 @@ def _two_sided(x, y, x_id, y_id, x_mask, y_mask):
   return made
 
 
-def info_nce(x, y, temperature, x_id=None, y_id=None, x_mask=None, y_mask=None):
+def info_nce(x, y, temperature, x_id=None, y_id=None, x_mask=None, y_mask=None, label_smoothing=0.0):
   s, values = np.dot(x, y.T), []
   a, counted, b, exists = _two_sided(x, y, x_id, y_id, x_mask, y_mask)
   for i in range(len(x)):
     tau = _of_anchor(temperature, 0, i)
     candidates = [j for j in range(len(y)) if exists[j]]
-    positives = [s[i, j] / tau for j in candidates if a[i] == b[j] and a[i] >= 0]
+    positives = [j for j in candidates if a[i] == b[j] and a[i] >= 0]
     if not positives or not counted[i]:
       values.append(0.0 * s[i, 0])
       continue
-    values.append(_log_sum([s[i, j] / tau for j in candidates]) - sum(positives) / len(positives))
+    target = {j: label_smoothing / len(candidates) for j in candidates}
+    for j in positives:
+      target[j] = target[j] + (1 - label_smoothing) / len(positives)
+    log_sum = _log_sum([s[i, j] / tau for j in candidates])
+    values.append(sum(target[j] * (log_sum - s[i, j] / tau) for j in candidates))
   return np.stack(values)
 
 
-def info_nce_both(x, y, temperature, x_id=None, y_id=None, x_mask=None, y_mask=None):
-  forward = info_nce(x, y, temperature, x_id, y_id, x_mask, y_mask)
-  return forward, info_nce(y, x, temperature, y_id, x_id, y_mask, x_mask)
+def info_nce_both(x, y, temperature, x_id=None, y_id=None, x_mask=None, y_mask=None, label_smoothing=0.0):
+  forward = info_nce(x, y, temperature, x_id, y_id, x_mask, y_mask, label_smoothing)
+  return forward, info_nce(y, x, temperature, y_id, x_id, y_mask, x_mask, label_smoothing)
 
 
-def symmetric_info_nce(x, y, temperature, **sides):
-  forward, backward = info_nce_both(x, y, temperature, **sides)
+def symmetric_info_nce(x, y, temperature, **more):
+  forward, backward = info_nce_both(x, y, temperature, **more)
   return (forward + backward) / 2
+
+
+def neg_clip(x, y, negatives, temperature, negatives_mask=None, x_id=None, y_id=None, x_mask=None, y_mask=None):
+  """The columns of the images are the captions and, of no image's id, the negatives."""
+  b, e, d = np.shape(negatives)
+  a, counted, own, exists = _two_sided(x, y, x_id, y_id, x_mask, y_mask)
+  there = [True] * (b * e) if negatives_mask is None else list(np.reshape(negatives_mask, b * e))
+  columns = np.concatenate([y, np.reshape(negatives, (b * e, d))])
+  to_text = info_nce(x, columns, temperature, a, own + [-1] * (b * e), counted, exists + there)
+  return (to_text + info_nce(y, x, temperature, own, a, exists, counted)) / 2
+
+
+def one_to_k(x, t, temperature, mask=None, divide_by=None, balanced=False):
+  """The mean over images of the published sums, each image's captions averaged in the direction from texts."""
+  b, k, _ = np.shape(t)
+  there = [(i, l) for i in range(b) for l in range(k) if mask is None or mask[i, l]]
+  s = np.einsum('id,jld->ijl', x, t) / temperature
+  values = []
+  for i in range(b):
+    own = [l for j, l in there if j == i]
+    if not own:
+      values.append(0.0 * s[i, 0, 0])
+      continue
+    to_text = sum(_log_sum([s[i, j, m] for j, m in there]) - s[i, i, l] for l in own)
+    to_image = sum(_log_sum([s[j, i, l] for j in range(b)]) - s[i, i, l] for l in own) / len(own)
+    divisor = len(own) if divide_by is None else divide_by
+    values.append((to_text / divisor + to_image / (1 if balanced else divisor)) / 2)
+  return np.stack(values)
 
 
 def sigmoid(x, y, temperature, bias, x_id=None, y_id=None, x_mask=None, y_mask=None):

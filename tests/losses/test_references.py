@@ -90,6 +90,29 @@ def kernels(x, y) -> dict[str, Case]:
   return cases | {f'kcl {k}': Case('kcl', weights, dict(kernel=k)) for k in names}
 
 
+def captioned(b) -> dict[str, Case]:
+  """Losses of images with several captions; of some there are none."""
+  x, y = unit_rows(b, 5), unit_rows(b, 5, seed=1)
+  t, negatives = dict(x=x, t=unit_rows(b, 3, 5), temperature=0.3), dict(x=x, y=y, negatives=unit_rows(b, 2, 5))
+  ids, masks = sides(b, b)
+  mask = np.random.default_rng(b).random((b, 3)) < 0.6
+  mask[0] = False
+  smoothed = dict(label_smoothing=0.2)
+  return {
+    'one_to_k': Case('one_to_k', t, {}),
+    'one_to_k of some captions': Case('one_to_k', t, dict(mask=mask)),
+    'one_to_k balanced': Case('one_to_k', t, dict(mask=mask, balanced=True)),
+    'one_to_k divided by 2': Case('one_to_k', t, dict(mask=mask, divide_by=2.0)),
+    'neg_clip': Case('neg_clip', negatives | dict(temperature=0.3), {}),
+    'neg_clip ids and masks': Case(
+      'neg_clip', negatives | dict(temperature=0.3), ids | masks | dict(negatives_mask=mask[:, :2])
+    ),
+    'info_nce smoothed': Case('info_nce', dict(x=x, y=y, temperature=per(b)), smoothed | masks),
+    'info_nce_both smoothed': Case('info_nce_both', dict(x=x, y=y, temperature=0.3), smoothed | ids | masks),
+    'ALIGN': Case('symmetric_info_nce', dict(x=x, y=y, temperature=0.3), smoothed),
+  }
+
+
 def two_sided(b, m) -> dict[str, Case]:
   x, y = unit_rows(b, 5), unit_rows(m, 5, seed=1)
   ids, masks = sides(b, m)
@@ -115,6 +138,7 @@ def two_sided(b, m) -> dict[str, Case]:
 
 CASES = {f'{name}, V={v}, B={b}': c for v, b in ((2, 7), (3, 13), (5, 7)) for name, c in multi_view(v, b).items()}
 CASES |= {f'{name}, B={b}, M={m}': c for b, m in ((7, 7), (7, 13), (13, 7)) for name, c in two_sided(b, m).items()}
+CASES |= {f'{name}, B=7': c for name, c in captioned(7).items()}
 
 
 def leaves(values):
@@ -170,7 +194,7 @@ def test_float32_values_and_gradients_equal_brute_force(key):
   assert_relative(by_loss(CASES[key], jnp.float32, losses.dense()), by_reference(key), 1e-5)
 
 
-ONCE = {(case.name, 'sigma' in case.given): key for key, case in CASES.items()}
+ONCE = {(case.name, 'sigma' in case.given, 'label_smoothing' in case.given): key for key, case in CASES.items()}
 IN_TILES = {'info_nce_both', 'nt_xent', 'sigmoid', 'sup_con'}  # compiling tiles takes time; they are the same for all
 
 
