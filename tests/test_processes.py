@@ -14,6 +14,8 @@ from test_command import ROOT, TINY, loaded
 
 from contrastive_jax import losses
 from contrastive_jax.engine import metrics, workdir
+from contrastive_jax.engine.processes import VARIABLES, start
+from contrastive_jax.types import Refusal
 
 STEPS = 60
 LOST = 'another process of the run was lost; start all again to continue'
@@ -21,9 +23,9 @@ JAX_LOST = 'Terminating process because the JAX distributed service detected fat
 RUN = [f'--config.train.steps={STEPS}', '--config.train.eval_every=30', '--config.train.checkpoint_every=10']
 
 
-def launched(path, *, count: int = 2, of: int = 2) -> list[subprocess.Popen]:
+def launched(path, *more: str, count: int = 2, of: int = 2) -> list[subprocess.Popen]:
   """Starts `count` of `of` processes of a training run, one device each."""
-  command = [sys.executable, '-m', 'contrastive_jax.train', f'--config={TINY}', f'--workdir={path}', *RUN]
+  command = [sys.executable, '-m', 'contrastive_jax.train', f'--config={TINY}', f'--workdir={path}', *RUN, *more]
   return started(command + ['--distributed'] * (of > 1), count=count, of=of, devices=1)
 
 
@@ -91,6 +93,17 @@ def test_two_processes_train_as_one_does_step_by_step(two, tmp_path):
   assert scores[0]['knn/accuracy'] == pytest.approx(scores[1]['knn/accuracy'], abs=0.01)
 
 
+@pytest.mark.slow
+def test_two_processes_that_cache_gradients_take_the_steps_of_those_that_do_not(two, tmp_path):
+  found = ended(launched(tmp_path / 'run', '--config.train.microbatch=16'))
+  assert [code for code, _, _ in found] == [0, 0], found
+  losses = [loss for _, loss in training_loss(tmp_path / 'run')]
+  plainly = [loss for _, loss in training_loss(two[0])]
+  assert len(losses) == STEPS
+  np.testing.assert_allclose(losses, plainly, rtol=1e-4)
+  assert losses != plainly, 'the gradients were not cached'
+
+
 def test_only_the_first_process_speaks(two):
   (_, first, _), (_, second, _) = two[1]
   assert 'knn/accuracy' in first
@@ -136,18 +149,39 @@ def test_losses_over_two_processes_have_the_value_and_gradient_of_one_device(ext
     assert [line.split()[1] for line in out.splitlines() if line.startswith('checked')] == list(names)
 
 
-def test_a_cluster_that_is_half_described_is_refused(monkeypatch, tmp_path):
-  monkeypatch.setenv('JAX_NUM_PROCESSES', '2')
+@pytest.mark.parametrize(
+  ('given', 'message'),
+  [
+    (
+      dict(JAX_NUM_PROCESSES='2'),
+      'JAX_NUM_PROCESSES is set, but JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID is not',
+    ),
+    (
+      dict(JAX_COORDINATOR_ADDRESS='localhost:1', JAX_NUM_PROCESSES='two', JAX_PROCESS_ID='0'),
+      "JAX_NUM_PROCESSES must be an integer, but it is 'two'",
+    ),
+  ],
+  ids=['a part', 'a word'],
+)
+def test_a_cluster_that_is_not_described_is_refused(given, message, monkeypatch):
+  for name in VARIABLES:
+    monkeypatch.delenv(name, raising=False)
+  for name, value in given.items():
+    monkeypatch.setenv(name, value)
+  with pytest.raises(Refusal, match=message):
+    start()
+
+
+def test_the_command_refuses_what_describes_no_cluster_in_one_line(tmp_path):
   command = [
     sys.executable,
     '-m',
     'contrastive_jax.train',
     '--distributed',
     f'--config={TINY}',
-    f'--workdir={tmp_path}/r',
+    f'--workdir={tmp_path}',
   ]
-  found = subprocess.run(
-    command, env=os.environ | {'PYTHONPATH': str(ROOT)}, capture_output=True, text=True, timeout=120
-  )
+  environment = os.environ | {'PYTHONPATH': str(ROOT), 'JAX_NUM_PROCESSES': '2'}
+  found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
   assert found.returncode == 2
-  assert 'JAX_NUM_PROCESSES is set, but JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID is not' in found.stderr
+  assert found.stderr.startswith('error: --distributed: JAX_NUM_PROCESSES is set') and found.stderr.count('\n') == 1

@@ -28,7 +28,7 @@ def start():
   `JAX_PROCESS_ID`), as it says; otherwise as JAX finds out by itself under SLURM, Open MPI, Kubernetes and on TPUs.
 
   Raises:
-    Refusal: some of these variables are missing, or no cluster is found.
+    Refusal: some of these variables are missing or no numbers, or no cluster is found.
   """
   given = {name: os.environ[name] for name in VARIABLES if name in os.environ}
   missing = [name for name in VARIABLES if name not in given]
@@ -36,11 +36,11 @@ def start():
   if given:
     if missing:
       raise Refusal(f'--distributed: {", ".join(given)} is set, but {", ".join(missing)} is not')
-    keywords = dict(
-      coordinator_address=given[VARIABLES[0]],
-      num_processes=int(given[VARIABLES[1]]),
-      process_id=int(given[VARIABLES[2]]),
-    )
+    for name in VARIABLES[1:]:
+      if not given[name].isdecimal():
+        raise Refusal(f"--distributed: {name} must be an integer, but it is '{given[name]}'")
+    address, count, number = (given[name] for name in VARIABLES)
+    keywords = dict(coordinator_address=address, num_processes=int(count), process_id=int(number))
   try:
     jax.distributed.initialize(heartbeat_timeout_seconds=SILENCE, **keywords)
   except (ValueError, RuntimeError) as error:
@@ -71,7 +71,11 @@ def put(tree, sharding: Sharding):
   """Device arrays from host arrays that every process holds whole."""
   if sharding.is_fully_addressable:
     return jax.device_put(tree, sharding)
-  return jax.tree.map(lambda x: jax.make_array_from_callback(np.shape(x), sharding, lambda at: np.asarray(x)[at]), tree)
+  # Asked for here, which no guard against silent transfers can know: JAX counts only `device_put` as asked for.
+  with jax.transfer_guard_host_to_device('allow'):
+    return jax.tree.map(
+      lambda x: jax.make_array_from_callback(np.shape(x), sharding, lambda at: np.asarray(x)[at]), tree
+    )
 
 
 def put_part(tree, sharding: Sharding):

@@ -39,6 +39,9 @@ def main():
   processes.start()
   assert jax.process_count() == 2 and len(jax.devices()) == 4
   mesh = jax.make_mesh((4,), ('data',), axis_types=(AxisType.Auto,))
+  with jax.transfer_guard('disallow'):  # as steps run
+    everywhere = processes.put(np.int32(3), NamedSharding(mesh, P()))
+  assert processes.fetch(everywhere) == 3
   product = list(itertools.product(FOLDS, ('plain', 'rich')))
   for i, name in enumerate(losses.PAIRWISE if 'all' in sys.argv else losses.PAIRWISE[::7]):
     for fold, variant in product if 'all' in sys.argv else [product[i % len(product)]]:
