@@ -10,16 +10,23 @@ _MEASURE = flags.DEFINE_bool('measure', False, 'Run the loss and a few steps too
 
 def main(config, workdir: str | None):
   """Prints the plan of a config, or of the run in `workdir`; nothing is written."""
-  from contrastive_jax.engine import measured, plan, setup
+  import jax
+
+  from contrastive_jax.engine import measured, plan, processes, setup
   from contrastive_jax.types import Refusal
 
   del workdir  # its config has been read
   if _MEMORY.value is not None and not _MEMORY.value > 0:
     raise Refusal(f'--memory must be a positive number of GB, but it is {_MEMORY.value}')
+  if _MEASURE.value and jax.process_count() > 1:
+    raise Refusal('--measure is for one process: several would measure for different times, and wait for each other')
   run = setup.build(config)
   run.check()
-  made = plan.make(run, None if _MEMORY.value is None else 1e9 * _MEMORY.value)
-  print(plan.as_text(made), flush=True)
+  fold = config.method.get('fold')
+  name = fold if fold is None or isinstance(fold, str) else fold['name']
+  made = plan.make(run, None if _MEMORY.value is None else 1e9 * _MEMORY.value, fold=name)
+  if processes.first():
+    print(plan.as_text(made), flush=True)
   if _MEASURE.value:
     print(measured.as_text(made, measured.measure(run)))
 

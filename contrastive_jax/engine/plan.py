@@ -4,6 +4,7 @@ Counts come from traces, memory from compilations, and seconds from the products
 for a large one. The seconds are a limit: no step can take less, and whatever is no product adds to them.
 """
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -108,7 +109,9 @@ def sketch(run: Run) -> Plan:
   exchange = _exchange(visited, devices)
   # No trace shows the sum of the gradients over the devices, which the compiler adds. Where parameters are split their
   # gathering and the scattering of the sums send as much.
-  summed = 2 * (devices - 1) * parts.whole(train_state.params) // devices
+  # Cached gradients are summed after every micro-batch.
+  sums = 1 if run.options.microbatch is None else run.batch_size // run.options.microbatch
+  summed = sums * 2 * (devices - 1) * parts.whole(train_state.params) // devices
   told = exchange != 'left to the compiler'
   return Plan(
     batch=run.batch_size,
@@ -127,16 +130,17 @@ def sketch(run: Run) -> Plan:
   )
 
 
-def make(run: Run, memory: float | None = None) -> Plan:
+def make(run: Run, memory: float | None = None, *, fold: str | None = 'auto') -> Plan:
   """The whole plan; compiles the loss at its size and the encoder for two small batches.
 
   Args:
     run: of a config that `Run.check` accepts.
     memory: bytes that a device may use; None: what it says, on a CPU its share of what is free.
+    fold: the name of the config's; None where its method has none.
   """
   plan, budget = sketch(run), parts.budget(run)
   limit = limits.memory(run.mesh) if memory is None else int(memory)
-  advice = advise(plan, budget, limit, per_example=run.method.per_example)
+  advice = advise(plan, budget, limit, per_example=run.method.per_example, fold=fold)
   of_step = _memory(budget, plan.microbatch, plan)
   return plan._replace(
     loss=plan.loss._replace(memory=budget.loss), step=plan.step._replace(memory=of_step), advice=advice
@@ -186,12 +190,14 @@ def _memory(budget: Budget, microbatch: int | None, plan: Plan) -> int:
   return budget.cached(microbatch // plan.devices)
 
 
-def advise(plan: Plan, budget: Budget, limit: int, *, per_example: bool) -> Advice:
-  """The fastest step that fits into so many bytes a device: the whole batch at once, else the largest micro-batch."""
-  room = FILLED * limit
-  flags = _fold_flags(plan, room)
+def advise(plan: Plan, budget: Budget, limit: int, *, per_example: bool, fold: str | None = 'auto') -> Advice:
+  """The fastest step that fits into so many bytes a device: the whole batch at once, else the largest micro-batch.
 
-  def advice(fits: bool, microbatch: int | None, note: str) -> Advice:
+  Where another fold is needed nothing is known of its memory, so that alone is advised, and to plan again.
+  """
+  room = FILLED * limit
+
+  def advice(fits: bool, microbatch: int | None, note: str, *flags: str) -> Advice:
     changed = microbatch != plan.microbatch
     flag = (f'--config.train.microbatch={str(microbatch).lower()}',) if changed else ()
     return Advice(limit, fits, microbatch, _memory(budget, microbatch, plan), flag + flags, note)
@@ -199,25 +205,32 @@ def advise(plan: Plan, budget: Budget, limit: int, *, per_example: bool) -> Advi
   whole = _memory(budget, None, plan)
   if whole <= room:
     return advice(True, None, 'the whole batch fits')
-  if not per_example:
-    return advice(False, None, 'does not fit, and encoders that mix examples (batch norm) allow no micro-batches')
-  for size in pieces(plan.batch, plan.devices):
+  if fold == 'dense' and math.prod(plan.tile) > DENSE_LOGITS:
+    note = 'does not fit with all logits at once; plan again with tiles'
+    return advice(False, plan.microbatch, note, '--config.method.fold=auto')
+  tried = list(pieces(plan.batch, plan.devices)) if per_example else []
+  for size in tried:
     if _memory(budget, size, plan) <= room:
       return advice(True, size, f'the whole batch would take {amount(whole)}B; micro-batches fit')
-  return advice(False, next(iter([*pieces(plan.batch, plan.devices)][-1:]), None), 'nothing fits')
+  smaller = _smaller_tiles(plan, room) if fold is not None else ()
+  again = '; plan again with smaller tiles' if smaller else ''
+  if not per_example:
+    return advice(
+      False, None, f'does not fit, and encoders that mix examples (batch norm) allow no micro-batches{again}', *smaller
+    )
+  return advice(False, tried[-1] if tried else None, f'nothing fits{again}', *smaller)
 
 
-def _fold_flags(plan: Plan, room: float) -> tuple[str, ...]:
-  """Tiles where a matrix of logits does not fit; smaller ones where not even a tile does."""
-  if len(plan.tile) != 2 or 4 * COPIES * plan.tile[0] * plan.tile[1] <= room:
+def _smaller_tiles(plan: Plan, room: float) -> tuple[str, ...]:
+  """The flag of tiles that fit, where those of the plan do not."""
+  if plan.fold != 'tiles' or len(plan.tile) != 2 or 4 * COPIES * math.prod(plan.tile) <= room:
     return ()
-  rows, cols = plan.tile
-  if plan.fold == 'dense' and rows * cols > DENSE_LOGITS:
-    return ('--config.method.fold=auto',)
-  while 4 * COPIES * rows * cols > room and max(rows, cols) > 1:
-    rows, cols = (rows // 2, cols) if rows > cols else (rows, cols // 2)
+  # Square: where the rows are the columns, tiles are as wide as they are high.
+  edge = min(plan.tile)
+  while 4 * COPIES * edge**2 > room and edge > 1:
+    edge //= 2
   name = 'ring' if 'ring' in plan.exchange else 'chunked'
-  return (f"""--config.method.fold="{{'name': '{name}', 'rows': {rows}, 'cols': {cols}}}" """.strip(),)
+  return (f"""--config.method.fold="{{'name': '{name}', 'rows': {edge}, 'cols': {edge}}}" """.strip(),)
 
 
 # --- words ---

@@ -17,6 +17,7 @@ from contrastive_jax.engine import command, limits, measured, metrics, parts, pl
 from contrastive_jax.engine.counting import Counts
 from contrastive_jax.engine.parts import Budget
 from contrastive_jax.engine.plan import Cost, Plan
+from contrastive_jax.types import Refusal
 
 TINY = f'{pathlib.Path(__file__).parents[2]}/configs/ssl/simclr.py:tiny'
 RATES = {'float32': 1e9, 'default': 2e9}
@@ -88,6 +89,16 @@ def test_a_step_in_micro_batches_embeds_again():
   assert cut.step.flop > whole.step.flop
 
 
+def test_gradients_are_sent_once_a_step_and_once_a_micro_batch():
+  def sent(**options) -> int:
+    of = plan.sketch(run(train__devices=4, method__fold='ring', **options))
+    return of.step.sent - of.loss.sent
+
+  parameters = parts.whole(run().abstract()[0].params)
+  assert sent() == 2 * 3 * parameters // 4
+  assert sent(train__microbatch=8) == 4 * sent()
+
+
 def test_the_memory_of_a_step_is_told_from_its_parts():
   of = run(data__batch_size=256, encoder__widths='(256,)')
   told = plan.make(of, memory=1e9).step.memory
@@ -138,15 +149,30 @@ def test_micro_batches_to_try_divide_the_batch_and_are_divided_by_the_devices():
   assert list(plan.pieces(7, 1)) == [1]
 
 
-def test_tiles_are_halved_until_one_fits():
+def test_tiles_are_square_and_halved_until_one_fits():
   found = plan.advise(planned(tile=(1024, 2048)), BUDGET, 4 * MB, per_example=True)
   (flag,) = [flag for flag in found.flags if 'fold' in flag]
   assert flag == """--config.method.fold="{'name': 'ring', 'rows': 512, 'cols': 512}\""""
+  assert found.note == 'nothing fits; plan again with smaller tiles'
 
 
-def test_a_matrix_of_logits_that_does_not_fit_gives_way_to_tiles():
-  found = plan.advise(planned(fold='dense', tile=(65536, 65536)), BUDGET, 10**9, per_example=True)
-  assert '--config.method.fold=auto' in found.flags
+def test_smaller_tiles_are_not_advised_where_micro_batches_fit_or_the_method_has_no_fold():
+  wide = planned(tile=(1024, 2048))
+  found = plan.advise(wide, BUDGET._replace(each=MB), 20 * MB, per_example=True)
+  assert found.fits and found.flags == ('--config.train.microbatch=4',)
+  assert not any('fold' in flag for flag in plan.advise(wide, BUDGET, 4 * MB, per_example=True, fold=None).flags)
+
+
+def test_a_matrix_of_logits_that_does_not_fit_gives_way_to_tiles_before_any_micro_batch():
+  found = plan.make(run(data__batch_size=1024, method__fold='dense'), 2e7, fold='dense').advice
+  assert not found.fits and found.flags == ('--config.method.fold=auto',)
+  again = plan.make(run(data__batch_size=1024), 2e7).advice
+  assert again.fits and again.flags == ()
+
+
+def test_a_matrix_of_logits_that_fits_is_left_as_it_is():
+  dense = planned(fold='dense', tile=(65536, 65536))
+  assert plan.advise(dense, BUDGET, 10**9, per_example=True, fold='dense').flags == ()
 
 
 def test_a_device_that_tells_its_memory_is_believed():
@@ -231,6 +257,14 @@ def test_the_command_needs_no_workdir_and_measures_when_asked(monkeypatch, capsy
 def test_what_cannot_be_planned_is_refused_in_one_line(monkeypatch, capsys, arguments, message):
   code, _, err = called(monkeypatch, capsys, *arguments)
   assert code == 2 and message in err and err.count('\n') == 1
+
+
+def test_several_processes_do_not_measure(monkeypatch):
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  for name, value in (('_MEMORY', None), ('_MEASURE', True)):
+    monkeypatch.setattr(entry, name, mock.Mock(value=value))
+  with pytest.raises(Refusal, match='--measure is for one process'):
+    entry.main(resolve.load(TINY), None)
 
 
 def test_losses_without_a_fold_are_planned_too():
