@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 import signal
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -20,8 +21,12 @@ from contrastive_jax.engine.warmstart import warm_start
 PROFILE_STEPS, PROFILE_AFTER = 5, 10
 
 
-def fit(run: Run, path: pathlib.Path, *, profile: bool = False) -> dict[str, float]:
+def fit(
+  run: Run, path: pathlib.Path, *, profile: bool = False, stopping: Callable[[int], str] | None = None
+) -> dict[str, float]:
   """Trains until the last step, or continues a run that was interrupted; returns the last scores.
+
+  `stopping` names the signal that asks to stop, as `processes.stop_signals` gives it; None listens for signals itself.
 
   Raises:
     NonFinite: a loss or gradient is not finite.
@@ -29,7 +34,7 @@ def fit(run: Run, path: pathlib.Path, *, profile: bool = False) -> dict[str, flo
     SystemExit: SIGTERM or, on one process, Ctrl-C came; the state is saved. The exit code is 0, or 130 for Ctrl-C.
   """
   checkpoints = Checkpoints(path / 'checkpoints', keep_last=run.options.keep_last, keep_best=run.options.keep_best)
-  with processes.stop_signals() as stopping:
+  with processes.stop_signals() if stopping is None else contextlib.nullcontext(stopping) as stopping:
     run, state, start = _begin(run, path, checkpoints)
     state, scores = _continue(run, path, checkpoints, state, start, stopping, profile)
     return _finish(run, path, state, scores, report=run.options.report and not stopping(run.info.total_steps))
