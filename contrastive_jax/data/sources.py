@@ -14,6 +14,7 @@ import zipfile
 import numpy as np
 
 from contrastive_jax.data import decode, folders, records
+from contrastive_jax.data.emoji import emoji as emoji
 from contrastive_jax.data.source import (
   SPLIT_SEED,
   SPLITS,
@@ -27,7 +28,11 @@ from contrastive_jax.data.source import (
 )
 from contrastive_jax.types import Refusal, nearest
 
-KNOWN = ('arrays', 'cifar10', 'cifar100', 'digits', 'fashion_mnist', 'image_folder', 'imagenet2012', 'tfds')
+# fmt: off
+KNOWN = (
+  'arrays', 'cifar10', 'cifar100', 'digits', 'emoji', 'fashion_mnist', 'image_folder', 'imagenet2012', 'tfds',
+)
+# fmt: on
 
 FASHION_DIR = '/usr/share/datasets/fashion-mnist'  # Debian's dataset-fashion-mnist
 FASHION_FILES = {'train': 'train', 'test': 't10k'}
