@@ -13,7 +13,7 @@ _PROFILE = flags.DEFINE_bool('profile', False, 'Write a profile of a few steps t
 
 def main(config, workdir: str):
   """Trains, or continues, the config's run in `workdir`."""
-  from contrastive_jax.engine import loop, measured, processes, setup
+  from contrastive_jax.engine import loop, measured, metrics, processes, setup
   from contrastive_jax.engine.warmstart import warm_start
   from contrastive_jax.engine.workdir import CONFIG
 
@@ -21,6 +21,8 @@ def main(config, workdir: str):
   run.check()
   if run.options.init_from is not None and not os.path.exists(os.path.join(workdir, CONFIG)):
     warm_start(run.fresh(), run.options.init_from, run.options.init_skip)  # what it refuses, it refuses here
+  if run.options.wandb is not None:
+    metrics.weights_and_biases()  # it is refused before anything is written
   path = _entered(workdir, config, run.sources)
   planned, began = measured.before(run, path), time.time()
   scores = loop.fit(run, path, profile=_PROFILE.value)

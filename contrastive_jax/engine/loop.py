@@ -69,6 +69,7 @@ def _continue(run: Run, path, checkpoints: Checkpoints, state: TrainState, start
     waited=lambda: batches.waited,
     last_good=checkpoints.newest,
     glossary=run.glossary,
+    project=run.options.wandb,
   )
   if start:
     reporter.message(f'continuing from step {start}')

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pathlib
+import secrets
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +13,8 @@ from typing import Any, TextIO
 import rich.console
 import rich.progress
 import tensorboardX
+
+from contrastive_jax.types import Refusal
 
 LINES = 'metrics.jsonl'
 
@@ -39,9 +42,20 @@ class Writer:
     start_step: the step the run continues from. Lines beyond it, written by a run that got further than its last
       checkpoint, are dropped (and a torn last line with them); 0 is a new run and drops all.
     glossary: one-line meanings of metrics besides those of the training loop.
+    project: of Weights & Biases, which then gets every line too.
+
+  Raises:
+    Refusal: Weights & Biases is not installed, or takes no run.
   """
 
-  def __init__(self, workdir: str | os.PathLike, *, start_step: int, glossary: Mapping[str, str] | None = None):
+  def __init__(
+    self,
+    workdir: str | os.PathLike,
+    *,
+    start_step: int,
+    glossary: Mapping[str, str] | None = None,
+    project: str | None = None,
+  ):
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     _drop_beyond(workdir / LINES, start_step)
@@ -53,6 +67,7 @@ class Writer:
       purge_step=start_step + 1 if start_step else 0,
       filename_suffix=f'.{start_step}.{os.getpid()}',
     )
+    self._mirror = None if project is None else _mirror(workdir, project)
 
   def write(self, step: int, metrics: Mapping[str, Any]) -> None:
     """Writes scalars (Python numbers or arrays without axes) measured at `step`, and flushes."""
@@ -65,11 +80,51 @@ class Writer:
     for name, value in values.items():
       self._events.add_scalar(name, value, step, walltime=now)
     self._events.flush()
+    if self._mirror is not None:
+      self._mirror.log({'step': int(step), **values})
 
   def close(self) -> None:
-    """Closes both files."""
+    """Closes the files."""
     self._lines.close()
     self._events.close()
+    if self._mirror is not None:
+      self._mirror.finish()
+
+
+def weights_and_biases() -> Any:
+  """The library of Weights & Biases.
+
+  Raises:
+    Refusal: it is not installed.
+  """
+  try:
+    import wandb
+  except ModuleNotFoundError:
+    raise Refusal("config.train.wandb needs Weights & Biases: pip install -e '.[wandb]'") from None
+  return wandb
+
+
+def _mirror(workdir: pathlib.Path, project: str) -> Any:
+  """A run of Weights & Biases, the same each time that the run of this directory continues."""
+  wandb, name, config = weights_and_biases(), workdir / 'wandb' / 'name', workdir / 'config.json'
+  name.parent.mkdir(exist_ok=True)
+  if not name.exists():
+    _replace(name, secrets.token_hex(8))
+  try:
+    run = wandb.init(
+      project=project,
+      id=name.read_text(),
+      resume='allow',
+      name=workdir.name,
+      dir=workdir,
+      config=json.loads(config.read_text()) if config.exists() else None,
+      settings=wandb.Settings(console='off'),
+    )
+  except wandb.Error as error:
+    raise Refusal(f'config.train.wandb: {error}') from None
+  # Its own count of steps cannot go back to a checkpoint.
+  run.define_metric('*', step_metric='step')
+  return run
 
 
 def read(workdir: str | os.PathLike) -> list[dict[str, float]]:

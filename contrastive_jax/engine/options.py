@@ -46,3 +46,4 @@ class Options(NamedTuple):
   init_from: str | None = None  # workdir of another run, or a .safetensors file, whose parameters to start from
   init_skip: str | None = None  # regular expression of parameter paths that `init_from` leaves fresh ('head/.*')
   report: bool = True  # report.html at the end
+  wandb: str | None = None  # project of Weights & Biases that also gets what metrics.jsonl does

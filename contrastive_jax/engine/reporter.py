@@ -27,6 +27,7 @@ class Reporter:
     waited: seconds that the loop has waited for data so far.
     last_good: step of the newest checkpoint, None where there is none.
     glossary: meanings of the scores.
+    project: of Weights & Biases, if it is to get them too.
   """
 
   def __init__(
@@ -40,11 +41,13 @@ class Reporter:
     waited: Callable[[], float],
     last_good: Callable[[], int | None],
     glossary: Mapping[str, str],
+    project: str | None,
   ):
     self._writer: Writer | Nowhere = Nowhere()
     self._progress: Progress | Nowhere = Nowhere()
     if processes.first():
-      self._writer, self._progress = Writer(path, start_step=start, glossary=glossary), Progress(total, start)
+      self._writer = Writer(path, start_step=start, glossary=glossary, project=project)
+      self._progress = Progress(total, start)
     self._log_every, self._total, self._batch_size = log_every, total, batch_size
     self._waited, self._last_good = waited, last_good
     self._lap, self._seen = (time.monotonic(), start, 0.0), start

@@ -3,12 +3,14 @@
 import io
 import json
 import math
+import sys
 
 import jax.numpy as jnp
 import pytest
 from tensorboardX.proto import event_pb2
 
 from contrastive_jax.engine import metrics
+from contrastive_jax.types import Refusal
 
 
 def written(workdir, steps, start_step=0, **values):
@@ -92,6 +94,50 @@ def test_the_glossary_explains_training_metrics_and_those_it_is_given(tmp_path):
   assert glossary['knn/accuracy'] == 'share of test rows'
   for name in ('loss', 'lr', 'grad_norm', 'steps_per_second', 'examples_per_second', 'wait_share'):
     assert glossary[name] == metrics.GLOSSARY[name] and '\n' not in glossary[name]
+
+
+def mirrored(workdir):
+  """What the files of Weights & Biases hold, oldest first: a header of 7 bytes; checksum, length, type, payload."""
+  from wandb.proto.wandb_internal_pb2 import Record
+
+  found = []
+  for path in sorted(workdir.glob('wandb/offline-run-*/*.wandb')):
+    data = path.read_bytes()[7:]
+    while data:
+      size = int.from_bytes(data[4:6], 'little')
+      found.append(Record.FromString(data[7 : 7 + size]))
+      data = data[7 + size :]
+  return found
+
+
+def test_weights_and_biases_gets_every_line_in_one_run_that_continues(tmp_path, monkeypatch):
+  pytest.importorskip('wandb', reason="Weights & Biases is not installed: pip install -e '.[wandb]'")
+  monkeypatch.setenv('WANDB_MODE', 'offline')
+  monkeypatch.setenv('WANDB_SILENT', 'true')
+  (tmp_path / 'config.json').write_text('{"train": {"steps": 3}}')
+  for start, steps in ((0, [1, 2]), (1, [2, 3])):
+    writer = metrics.Writer(tmp_path, start_step=start, project='tests')
+    for step in steps:
+      writer.write(step, {'loss': jnp.float32(1 / step), 'knn/accuracy': math.nan})
+    writer.close()
+  found = mirrored(tmp_path)
+  lines = [
+    {'/'.join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
+    for record in found
+    if record.HasField('history')
+  ]
+  assert [(line['step'], line['loss']) for line in lines] == [(step, pytest.approx(1 / step)) for step in (1, 2, 2, 3)]
+  assert all(math.isnan(line['knn/accuracy']) for line in lines)
+  runs = [record.run for record in found if record.HasField('run')]
+  assert {(run.project, run.display_name) for run in runs} == {('tests', tmp_path.name)}
+  assert len({run.run_id for run in runs}) == 1
+  assert {item.key for item in runs[0].config.update} >= {'train'}
+
+
+def test_without_weights_and_biases_the_way_to_install_it_is_named(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'wandb', None)
+  with pytest.raises(Refusal, match=r"pip install -e '\.\[wandb\]'"):
+    metrics.Writer(tmp_path, start_step=0, project='tests')
 
 
 def test_no_metrics_read_as_an_empty_list(tmp_path):
