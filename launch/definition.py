@@ -131,6 +131,15 @@ def _built(run: Run, sources: dict) -> setup.Run:
   return setup.build(config, sources[data])
 
 
+def alike(found: Sequence[Run]) -> list[list[Run]]:
+  """Groups of runs that differ in the seed and in numbers that a compiled step takes as inputs alone."""
+  groups: dict[tuple, list[Run]] = {}
+  for run in found:
+    same = tuple(item for item in sorted(run.overrides.items()) if item[0] not in ('seed', *setup.NUMBERS))
+    groups.setdefault((run.config, same), []).append(run)
+  return list(groups.values())
+
+
 def on_cpu():
   """Keeps this process, which only checks, from the accelerators that its runs are to have."""
   jax.config.update('jax_platforms', 'cpu')

@@ -21,10 +21,10 @@ STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _Going(NamedTuple):
-  run: Run
+  runs: Sequence[Run]  # that the process trains
   slot: Slot
   process: subprocess.Popen
-  state: State
+  states: Sequence[State]
   log_begin: int
   killed_for_memory: int
 
@@ -34,6 +34,12 @@ def command(root: pathlib.Path, run: Run) -> list[str]:
   overrides = [f'--config.{key}={value}' for key, value in run.overrides.items()]
   where = [f'--config={run.config}', f'--workdir={folder.workdir(root, run)}']
   return [sys.executable, '-m', 'contrastive_jax.train', *where, *overrides]
+
+
+def together(root: pathlib.Path, group: Sequence[Run], *, always: bool = False) -> list[str]:
+  """What trains several runs as one program."""
+  names = [run.name for run in group]
+  return [sys.executable, '-m', 'launch.together', str(root), *names, *(['--always'] if always else [])]
 
 
 def environment(root: pathlib.Path) -> dict[str, str]:
@@ -56,6 +62,8 @@ def train(
   held: int | None = None,
   stream: TextIO | None = None,
   command: Callable[[pathlib.Path, Run], list[str]] = command,
+  groups: Sequence[Sequence[Run]] | None = None,
+  always: bool = False,
 ) -> tuple[dict[str, State], bool]:
   """Trains the runs, in order, as many at a time as there are slots; a run that fails does not keep others from it.
 
@@ -65,44 +73,52 @@ def train(
     held: an open file that the runs inherit, so that its lock lasts as long as they do.
     stream: where progress is shown; None is standard output.
     command: what trains a run.
+    groups: the same runs, those that one process is to train as one program beside each other; None: each alone.
+    always: whether or not that is faster.
 
   Returns:
     How each run stands by name, and whether a signal has stopped them.
   """
-  waiting, free, going = collections.deque(runs), list(shares), list[_Going]()
+  alone = [[run] for run in runs] if groups is None else groups
+  waiting, free, going = collections.deque(alone), list(shares), list[_Going]()
   states: dict[str, State] = {}
-  told = False
+  asked = False
   with _stops() as came, contextlib.closing(Display(root, runs, stream=stream)) as display:
     while going or (waiting and not came):
       while waiting and free and not came:
-        run, slot = waiting.popleft(), free.pop(0)
+        group, slot = waiting.popleft(), free.pop(0)
         try:
-          going.append(_started(root, run, slot, held, command))
-          display.started(run)
+          told = command(root, group[0]) if len(group) == 1 else together(root, group, always=always)
+          going.append(_started(root, group, slot, held, told))
+          for run in group:
+            display.started(run)
         except OSError as error:
-          _settle(root, run, State('failed', outcome.of_launcher(error), time.time()), states, display)
+          for run in group:
+            _settle(root, run, State('failed', outcome.of_launcher(error), time.time()), states, display)
           free.insert(0, slot)
       for each in [each for each in going if each.process.poll() is not None]:
         going.remove(each)
         free.insert(0, each.slot)
-        _settle(root, each.run, _ended(root, each, stopping=bool(came)), states, display)
+        for run, state in zip(each.runs, each.states, strict=True):
+          _settle(root, run, _ended(root, each, run, state, stopping=bool(came)), states, display)
       if came and going:
-        _stop(going, told, kill=came.count(signal.SIGINT) > 1, display=display)
-        told = True
-      display.update([each.run for each in going])
+        _stop(going, asked, kill=came.count(signal.SIGINT) > 1, display=display)
+        asked = True
+      display.update([run for each in going for run in each.runs])
       time.sleep(POLL)
   return states, bool(came)
 
 
-def _started(root: pathlib.Path, run: Run, slot: Slot, held: int | None, command: Callable) -> _Going:
-  log = folder.log(root, run)
+def _started(root: pathlib.Path, group: Sequence[Run], slot: Slot, held: int | None, command: Sequence[str]) -> _Going:
+  log = folder.log(root, group[0])  # of all that the process trains
   log.parent.mkdir(parents=True, exist_ok=True)
-  state = State('running', began=time.time(), attempts=folder.state(root, run).attempts + 1)
-  folder.write_state(root, run, state)
+  states = [State('running', began=time.time(), attempts=folder.state(root, run).attempts + 1) for run in group]
+  for run, state in zip(group, states, strict=True):
+    folder.write_state(root, run, state)
   with log.open('ab') as said:
     begin = said.tell()
     process = subprocess.Popen(
-      confined(command(root, run), slot.cores, slot.memory),
+      confined(command, slot.cores, slot.memory),
       stdin=subprocess.DEVNULL,
       stdout=said,
       stderr=subprocess.STDOUT,
@@ -110,7 +126,7 @@ def _started(root: pathlib.Path, run: Run, slot: Slot, held: int | None, command
       start_new_session=True,  # Ctrl-C reaches the launcher alone, which asks the runs to save
       pass_fds=() if held is None else (held,),
     )
-  return _Going(run, slot, process, state, begin, machine.killed_for_memory())
+  return _Going(group, slot, process, states, begin, machine.killed_for_memory())
 
 
 def confined(command: Sequence[str], cores: Sequence[int] = (), memory: int | None = None) -> list[str]:
@@ -119,13 +135,19 @@ def confined(command: Sequence[str], cores: Sequence[int] = (), memory: int | No
   return [sys.executable, '-S', str(program), ','.join(map(str, cores)), str(memory or 0), *command]
 
 
-def _ended(root: pathlib.Path, each: _Going, *, stopping: bool) -> State:
+def _ended(root: pathlib.Path, each: _Going, run: Run, state: State, *, stopping: bool) -> State:
+  if len(each.runs) > 1:
+    told = folder.state(root, run)  # of several runs the process itself says which have failed
+    if told.state == 'failed' or folder.finished(root, run):
+      return told._replace(
+        state=told.state if told.state == 'failed' else 'finished', seconds=time.time() - state.began
+      )
   return judged(
     root,
-    each.run,
-    each.state,
+    run,
+    state,
     each.process.returncode,
-    folder.log(root, each.run),
+    folder.log(root, each.runs[0]),
     each.log_begin,
     stopping=stopping,
     out_of_memory=machine.killed_for_memory() > each.killed_for_memory,

@@ -35,6 +35,14 @@ def arguments(argv: list[str]) -> tuple[argparse.Namespace, dict[str, str]]:
   add('--where', choices=('local', 'slurm'), default='local', help='this machine, or jobs of SLURM')
   add('--at_once', type=int, metavar='N', help='runs at a time; default: one a GPU, else one a core')
   add('--memory', type=float, metavar='GB', help='that each run may ask for at most')
+  add(
+    '--vectorize',
+    choices=('faster', 'always'),
+    nargs='?',
+    const='faster',
+    metavar='always',
+    help='train runs that differ in seed, temperature and learning rate alone as one program, where that is faster',
+  )
   add('--search', type=int, metavar='N', help='N trials that Optuna proposes, in the get_space() of --sweep_file')
   add('--score', default='linear/accuracy', help='that the search is for')
   add('--lowest_first', action='store_true', help='of that score less is better')
@@ -87,7 +95,8 @@ def _here(root: pathlib.Path, wanted: list[Run], given: argparse.Namespace) -> i
       folder.write_manifest(root, folder.merged(root, wanted))
       due = [run for run in wanted if not _done(root, run)]
       print(f'{len(wanted)} runs, {len(wanted) - len(due)} finished before; {len(slots)} at a time', flush=True)
-      states, stopped = local.train(root, due, slots, held=held)
+      groups = definition.alike(due) if given.vectorize else None
+      states, stopped = local.train(root, due, slots, held=held, groups=groups, always=given.vectorize == 'always')
   except OSError as error:
     raise Refusal(f"workdir '{root}' cannot be used: {error}") from None
   return summary(root, wanted, states, stopped=stopped)
@@ -132,8 +141,13 @@ def summary(root: pathlib.Path, wanted: list[Run], states: dict[str, State], *, 
 def _rehearse(root: pathlib.Path, wanted: list[Run], given: argparse.Namespace):
   """Prints what would be started, and the least that it will take."""
   due = [run for run in wanted if not _done(root, run)]
-  for run in due:
-    print(shlex.join(['python', *local.command(root, run)[1:]]))
+  for group in definition.alike(due) if given.vectorize else [[run] for run in due]:
+    command = (
+      local.command(root, group[0])
+      if len(group) == 1
+      else local.together(root, group, always=given.vectorize == 'always')
+    )
+    print(shlex.join(['python', *command[1:]]))
   at_once = len(machine.slots(given.at_once, given.memory)) if given.where == 'local' else 1
   print(f'\n{len(wanted)} runs, {len(wanted) - len(due)} finished before; {at_once} at a time')
   total = 0.0

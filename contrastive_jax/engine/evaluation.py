@@ -1,5 +1,6 @@
 """Embedding whole splits, and running evaluators on them and on their floors."""
 
+import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
@@ -67,6 +68,12 @@ class Embedder:
     With `on_host` they stay NumPy arrays.
     """
     return Bound(self, params, state, on_host)
+
+  def of_seed(self, seed: int) -> 'Embedder':
+    """The same compiled functions, with augmented views of another seed."""
+    other = copy.copy(self)
+    other._seed = seed
+    return other
 
   def placed(self, embedded: Embedded) -> Embedded:
     """The rows of images on the mesh; those that do not divide among the devices are whole on each of them."""

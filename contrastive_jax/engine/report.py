@@ -20,6 +20,7 @@ import json
 import math
 import os
 import pathlib
+import threading
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -35,6 +36,7 @@ HEADLINE = {'linear/accuracy': 'Linear probe', 'knn/accuracy': 'kNN'}
 CURVES = {'loss': 'loss', 'lr': 'learning rate', 'grad_norm': 'gradient norm'}
 GEOMETRY_CURVES = ('geometry/alignment', 'geometry/uniformity', 'geometry/effective_rank')
 MAP_ROWS, PAIR_ROWS, QUERIES, NEIGHBOURS, SEED = 1000, 2000, 8, 8, 0
+_ONE = threading.Lock()  # matplotlib does not promise to draw in two threads
 
 
 class _Run(NamedTuple):
@@ -55,7 +57,11 @@ def build(workdir: str | os.PathLike) -> pathlib.Path:
 
   The page loads nothing from anywhere and has no script. Takes about 5 s for 360 embedded rows, 10 s for thousands.
   """
-  workdir = pathlib.Path(workdir)
+  with _ONE:
+    return _build(pathlib.Path(workdir))
+
+
+def _build(workdir: pathlib.Path) -> pathlib.Path:
   (workdir / 'figures').mkdir(parents=True, exist_ok=True)
   run = _gather(workdir)
   sections = {
