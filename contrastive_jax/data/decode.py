@@ -22,7 +22,12 @@ def check_size(image_size: int | None):
     raise Refusal(f'image_size is {image_size}; at least 1 pixel is needed')
 
 
-def pixels(file: IO[bytes] | pathlib.Path | str, channels: int, image_size: int | None = None) -> np.ndarray:
+def pixels(
+  file: IO[bytes] | pathlib.Path | str,
+  channels: int,
+  image_size: int | None = None,
+  formats: tuple[str, ...] | None = None,
+) -> np.ndarray:
   """The picture of a file, uint8 [h, w, channels].
 
   Args:
@@ -30,13 +35,14 @@ def pixels(file: IO[bytes] | pathlib.Path | str, channels: int, image_size: int 
     channels: 1 (grey), 3 (colour) or 4 (with opacity).
     image_size: pixels; the short side is resized to it (bicubic, antialiased; JPEG decoded at a reduced scale where
       that suffices) and the centre cropped to a square. None keeps the picture's size.
+    formats: Pillow's names of those to read; None is all. Some run programs (EPS): not for pictures of strangers.
 
   Raises:
     OSError, SyntaxError, ValueError, EOFError: what Pillow raises on files that it cannot read.
     Image.DecompressionBombError: a picture of more than 179 million pixels.
   """
   mode = MODES[channels]
-  with Image.open(file) as opened:
+  with Image.open(file, formats=formats) as opened:
     if image_size is not None:
       opened.draft(mode, (image_size, image_size))
     picture = opened.convert(mode)

@@ -5,6 +5,7 @@ needs it once: ``pip install contrastive_jax[prepare]`` and ``tfds build NAME --
 """
 
 import io
+import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -48,16 +49,9 @@ def open_records(
   """
   import tensorflow_datasets as tfds
 
-  builder = _builder(tfds, dataset, data_dir)
-  if not _is_prepared(builder):
-    raise Refusal(
-      f"data set '{dataset}' is not prepared in {builder.data_path}; `{prepare_command(dataset, data_dir)}` "
-      f'prepares it (with the `prepare` extra, which brings TensorFlow){_by_hand(builder)}'
-    )
+  builder = _prepared(tfds, dataset, data_dir)
   fields = dict(builder.info.features.items())
-  image, label = fields.get(image_key), fields.get(label_key)
-  if not isinstance(image, tfds.features.Image) or np.dtype(image.np_dtype) != np.uint8:
-    raise Refusal(f"data set '{dataset}' has no 8-bit image called '{image_key}'{nearest(image_key, fields)}")
+  image, label = _image(tfds, dataset, fields, image_key), fields.get(label_key)
   if label is not None and (label.shape or not np.issubdtype(label.np_dtype, np.integer)):
     raise Refusal(f"field '{label_key}' of data set '{dataset}' is no class: {label}")
   # Only what is wanted is parsed. (PartialDecoding would do this too, but imports TensorFlow.)
@@ -79,6 +73,54 @@ def open_records(
   return Records(len(rows), read, shape, tuple(getattr(label, 'names', None) or ()))
 
 
+def open_captioned(
+  dataset: str, split: str, *, data_dir=None, image_key='image', caption_key='captions'
+) -> tuple[int, Callable[[int], tuple[bytes, list[bytes]]], tuple[str, ...]]:
+  """Opens one split of a prepared set of images with captions, as they are stored: not decoded, nor looked at.
+
+  Args:
+    dataset: as in `open_records`.
+    split: as in `open_records`.
+    data_dir: as in `open_records`.
+    image_key: field with the image.
+    caption_key: field with a text or several; of a field inside of a sequence its path ('captions/text').
+
+  Returns:
+    The number of records, a function from a row to its encoded image and its captions, and name, size and time of
+    change of every file.
+
+  Raises:
+    Refusal: as `open_records`; no text under that key.
+  """
+  import tensorflow_datasets as tfds
+
+  builder = _prepared(tfds, dataset, data_dir)
+  fields = dict(builder.info.features.items())
+  _image(tfds, dataset, fields, image_key)
+  first, *inner = caption_key.split('/')
+  field = fields.get(first)
+  for name in inner:
+    within = getattr(field, 'feature', None)
+    field = dict(within.items()).get(name) if isinstance(within, tfds.features.FeaturesDict) else None
+  field = getattr(field, 'feature', field)
+  if not isinstance(field, tfds.features.Text):
+    raise Refusal(f"data set '{dataset}' has no text called '{caption_key}'{nearest(caption_key, fields)}")
+  parser = tfds.features.FeaturesDict({name: fields[name] for name in (image_key, first)})
+  decoders = {image_key: tfds.decode.SkipDecoding()}
+  rows = _rows(tfds, builder, dataset, split, data_dir)
+
+  def fetch(row):
+    example = parser.deserialize_example_np(rows.__getitems__([int(row)])[0], decoders=decoders)
+    found = example[first]
+    for name in inner:
+      found = found[name]
+    return example[image_key], [found] if isinstance(found, bytes) else list(found)
+
+  paths = sorted(pathlib.Path(str(builder.data_path)).iterdir())
+  stats = tuple(f'{path} {path.stat().st_size} {path.stat().st_mtime_ns}' for path in paths)
+  return len(rows), fetch, stats
+
+
 def is_prepared(dataset: str, data_dir: str | None = None) -> bool:
   """Whether TFDS finds the set's files.
 
@@ -88,6 +130,23 @@ def is_prepared(dataset: str, data_dir: str | None = None) -> bool:
   import tensorflow_datasets as tfds
 
   return _is_prepared(_builder(tfds, dataset, data_dir))
+
+
+def _prepared(tfds, dataset, data_dir):
+  builder = _builder(tfds, dataset, data_dir)
+  if not _is_prepared(builder):
+    raise Refusal(
+      f"data set '{dataset}' is not prepared in {builder.data_path}; `{prepare_command(dataset, data_dir)}` "
+      f'prepares it (with the `prepare` extra, which brings TensorFlow){_by_hand(builder)}'
+    )
+  return builder
+
+
+def _image(tfds, dataset, fields, image_key):
+  image = fields.get(image_key)
+  if not isinstance(image, tfds.features.Image) or np.dtype(image.np_dtype) != np.uint8:
+    raise Refusal(f"data set '{dataset}' has no 8-bit image called '{image_key}'{nearest(image_key, fields)}")
+  return image
 
 
 def _builder(tfds, dataset, data_dir):

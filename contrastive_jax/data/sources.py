@@ -15,6 +15,7 @@ import numpy as np
 
 from contrastive_jax.data import decode, folders, records
 from contrastive_jax.data.emoji import emoji as emoji
+from contrastive_jax.data.image_text import image_text as image_text
 from contrastive_jax.data.source import (
   SPLIT_SEED,
   SPLITS,
@@ -30,7 +31,8 @@ from contrastive_jax.types import Refusal, nearest
 
 # fmt: off
 KNOWN = (
-  'arrays', 'cifar10', 'cifar100', 'digits', 'emoji', 'fashion_mnist', 'image_folder', 'imagenet2012', 'tfds',
+  'arrays', 'cifar10', 'cifar100', 'digits', 'emoji', 'fashion_mnist', 'image_folder', 'image_text', 'imagenet2012',
+  'tfds',
 )
 # fmt: on
 
