@@ -58,24 +58,11 @@ def studies() -> dict[str, Study]:
   }
 
 
-def matmul(n: int, dtype: str) -> Callable:
-  """A product of two n x n matrices in JAX, accumulated in float32."""
-  import jax
-  import jax.numpy as jnp
-
-  a = jax.random.normal(jax.random.key(0), (n, n)).astype(dtype)
-  exact = jax.lax.Precision.HIGHEST if dtype == 'float32' else None
-
-  def product(a, b):
-    return jnp.matmul(a, b, precision=exact, preferred_element_type=jnp.float32)
-
-  compiled = jax.jit(product).lower(a, a).compile()
-  return lambda: compiled(a, a).block_until_ready()
-
-
 def limits(n: int) -> dict[str, Callable]:
   """The products whose speed is the limit, warm."""
-  runs = {LIMITS[dtype]: matmul(n, dtype) for dtype in ('float32', 'bfloat16')}
+  from contrastive_jax.engine.limits import matmul
+
+  runs = {LIMITS[dtype]: matmul(dtype, n) for dtype in ('float32', 'bfloat16')}
   with contextlib.suppress(ImportError):
     runs[LIMITS['peer']] = peers.matmul(n)
   for run in runs.values():

@@ -54,24 +54,25 @@ def main(argv):
   load, backend = machine.load(), jax.default_backend()
   mesh = jax.make_mesh((_DEVICES.value,), ('data',), axis_types=(AxisType.Auto,))
   given = tuple(case(_SIZE.value, _DIM.value))
-  placed = {1: given, _DEVICES.value: jax.device_put(given, NamedSharding(mesh, PartitionSpec('data')))}
+  several = jax.device_put(given, NamedSharding(mesh, PartitionSpec('data')))
+  folds = {'one': losses.chunked(), 'ring': losses.ring(), 'auto': 'auto'}
+  placed = {'one': jax.device_put(given), 'ring': several, 'auto': several}
+  functions = {how: _losses(fold) for how, fold in folds.items()}
   lines = []
-  for name, on_one in _losses(losses.chunked()).items():
-    loss = {1: on_one, _DEVICES.value: _losses('auto')[name]}
-    made = {count: _program(loss[count], jax.device_put(placed[count])) for count in placed}
-    times = measure.interleaved({str(count): run for count, (run, _) in made.items()}, budget=_BUDGET.value)
-    one, several = times['1'], times[str(_DEVICES.value)]
-    seconds = ' | '.join(f'{t.median:.3f} ({t.low:.3f} to {t.high:.3f})' for t in (one, several))
-    memory = ' | '.join(f'{made[count][1] / 1e6:.0f} MB' for count in placed)
-    lines.append(f'| {name} | {seconds} | {several.median / one.median:.2f} | {memory} |')
-    print(lines[-1], flush=True)
+  for name in functions['one']:
+    made = {how: _program(functions[how][name], placed[how]) for how in folds}
+    times = measure.interleaved({how: run for how, (run, _) in made.items()}, budget=_BUDGET.value)
+    for how in ('ring', 'auto'):
+      both = ' | '.join(f'{t.median:.3f} ({t.low:.3f} to {t.high:.3f})' for t in (times['one'], times[how]))
+      memory = ' | '.join(f'{made[which][1] / 1e6:.0f} MB' for which in ('one', how))
+      lines.append(f'| {name} | {how} | {both} | {times[how].median / times["one"].median:.2f} | {memory} |')
+      print(lines[-1], flush=True)
   facts = machine.describe(load_before=load)
-  head = (
-    f'| loss | 1 device, seconds | {_DEVICES.value} devices, seconds | ratio | temporaries, 1 | temporaries, each |'
-  )
+  count = _DEVICES.value
+  head = f'| loss | fold | 1 device, seconds | {count} devices, seconds | ratio | temporaries, 1 | temporaries, each |'
   title = f'# Value and gradient on 1 and {_DEVICES.value} devices, B = {_SIZE.value:,}, D = {_DIM.value}'
   made_by = 'Made by `python -m benchmarks.devices`; README.md beside this folder says what is compared.'
-  text = '\n'.join([title, '', made_by, '', *facts, '', head, '|---|---|---|--:|--:|--:|', *lines, ''])
+  text = '\n'.join([title, '', made_by, '', *facts, '', head, '|---|---|---|---|--:|--:|--:|', *lines, ''])
   path = pathlib.Path(_OUTPUT.value, f'devices_{backend}.md')
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(text)
