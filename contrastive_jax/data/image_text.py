@@ -93,10 +93,8 @@ def image_text(
       than `most_bad`, with the first of them; images of several sizes without `image_size`.
   """
   check_split(split)
-  decode.check_size(image_size)
   token_kinds.check(tokens, vocabulary, length)
-  if captions < 1 or not 0 <= most_bad <= 1:
-    raise Refusal(f'captions is {captions} and most_bad {most_bad}; at least 1 and a share from 0 to 1 are needed')
+  _check(image_size, captions, most_bad)
   if path is not None and dataset is None:
     stored = _of_shards(path, train, test)
   elif dataset is not None and path is None:
@@ -108,6 +106,12 @@ def image_text(
   most = min(captions, max(int(each['captions'].max()) for each in checked.values()))
   made = _tokens(parts['train'], most, tokens, vocabulary, length)
   return _source(split, parts, _shape(stored, checked, image_size), image_size, most, made)
+
+
+def _check(image_size: int | None, captions: int, most_bad: float):
+  decode.check_size(image_size)
+  if captions < 1 or not 0 <= most_bad <= 1:
+    raise Refusal(f'captions is {captions} and most_bad {most_bad}; at least 1 and a share from 0 to 1 are needed')
 
 
 # --- where records come from ---

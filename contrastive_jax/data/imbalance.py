@@ -50,7 +50,11 @@ def long_tail(source: Source, *, ratio: float, largest: int | None = None, seed:
   def read(indices):
     return source.read(rows[indices])
 
-  return source._replace(num_examples=len(rows), read=read)
+  captions = source.captions
+  if captions is not None:
+    of_source = captions.texts
+    captions = captions._replace(texts=lambda indices: of_source(rows[indices]))
+  return source._replace(num_examples=len(rows), read=read, captions=captions)
 
 
 def _labels(source: Source) -> np.ndarray:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from contrastive_jax.data import identity, pipeline, sources
+from contrastive_jax.data.captions import Captions
 from contrastive_jax.data.imbalance import long_tail
 from contrastive_jax.engine import resolve, serve, setup, workdir
 from contrastive_jax.types import Refusal
@@ -23,6 +24,12 @@ def source(label, names=()):
   return sources.Source('made', 'train', len(label), read, (1, 1, 1), names, (0.5,), (0.25,))
 
 
+def captioned(label):
+  """The same, each example captioned with the row of the set it is."""
+  texts = lambda rows: [(f'row {row}',) for row in rows]  # noqa: E731
+  return source(label)._replace(captions=Captions(('en',), 3, 9, len, '{}', texts))
+
+
 def contents(found):
   batch = found.read(np.arange(found.num_examples))
   return batch['image'].ravel(), batch['label']
@@ -37,6 +44,13 @@ def load(**overrides):
 
 
 # --- which examples ---
+
+
+def test_captions_are_those_of_the_kept_rows():
+  found = long_tail(captioned([0, 1] * 20), ratio=10)
+  rows = np.array([3, 0, 11])
+  assert found.captions.texts(rows) == [(f'row {row}',) for row in contents(found)[0][rows]]
+  assert found.num_examples == 22
 
 
 def test_sizes_of_classes_fall_exponentially_from_the_first_to_the_last():
