@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from contrastive_jax import losses
-from contrastive_jax.evals import evaluator
-from contrastive_jax.types import Refusal
+from contrastive_jax.evals import captions, evaluator
+from contrastive_jax.evals.evaluator import Evaluator
+from contrastive_jax.types import Refusal, nearest
 
 GLOSSARY = {
   'gap/centroid_distance': 'distance between the mean embeddings of the two modalities; 0 is no gap',
@@ -17,12 +18,17 @@ GLOSSARY = {
   'gap/uniformity': 'log mean exp(-2 |x - y|^2) over rows of one modality, mean of both; lower is more uniform',
   'gap/cross_uniformity': 'log mean exp(-2 |x - y|^2) over rows of the two modalities that are no pair',
 }
+# None: towers that do not overlap may retrieve better.
+MORE_IS_BETTER = ()
 
 _STATISTICS: dict[str, Callable] = {
   'alignment': jax.jit(losses.alignment),
   'uniformity': jax.jit(lambda x, y: (losses.uniformity(x) + losses.uniformity(y)) / 2),
   'cross_uniformity': jax.jit(losses.cross_uniformity),
 }
+
+
+_taken = jax.jit(lambda x, rows: x[rows])
 
 
 def separability(x: Float[np.ndarray, 'n d'], y: Float[np.ndarray, 'n d'], *, seed: int = 0) -> float:
@@ -67,13 +73,38 @@ def modality_gap(x: Float[Array, 'n d'], y: Float[Array, 'n d'], *, seed: int = 
 
   Source: Fahim et al., 2024, "It's Not a Modality Gap".
   """
-  losses.alignment(x, y)
+  jax.eval_shape(losses.alignment, x, y)  # refuses what does not fit
   if len(x) < 5:
     raise Refusal(f'a fifth of the pairs is held out, so 5 or more are needed, but there are {len(x)}')
   evaluator.check_seed(seed)
   x, y = evaluator.unit(x), evaluator.unit(y)
   found = {name: float(jax.device_get(statistic(x, y))) for name, statistic in _STATISTICS.items()}
-  rows = [np.asarray(jax.device_get(side), np.float64) for side in (x, y)]
+  rows = [np.asarray(captions.fetch(side), np.float64) for side in (x, y)]
   found['centroid_distance'] = float(np.linalg.norm(rows[0].mean(0) - rows[1].mean(0)))
   found['separability'] = separability(*rows, seed=seed)
   return {f'gap/{name}': value for name, value in found.items()}
+
+
+def make(*, split: str = 'test', slot: str | None = None, seed: int = 0) -> Evaluator:
+  """`modality_gap` between the images of a split and their captions.
+
+  Args:
+    split: 'train' or 'test'.
+    slot: whose captions, a language say; None: the first caption that an image has.
+    seed: of the split of the classifier that tells them apart.
+
+  Raises:
+    Refusal: here for a negative seed; by `run` for a split without captions or with fewer than 5, an unknown slot, and
+      for embeddings that are not finite.
+  """
+  evaluator.check_seed(seed)
+
+  def run(embed) -> dict[str, float]:
+    embedded = embed(split)
+    x, texts = evaluator.rows(embedded, 'projection', split), captions.texts_of(embedded, split, 'gap')
+    if slot is not None and slot not in texts.slots:
+      raise Refusal(f"split '{split}' has no captions in '{slot}'{nearest(slot, texts.slots)}")
+    t, rows = captions.first_of(texts, None if slot is None else texts.slots.index(slot))
+    return modality_gap(_taken(x, jax.device_put(rows.astype(np.int32))), t, seed=seed)
+
+  return Evaluator(run)

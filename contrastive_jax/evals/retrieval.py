@@ -2,8 +2,8 @@
 
 Each caption looks for its image among all images of the split, and each image for its caption among those of one slot.
 The rank of what is looked for is 1 plus the number of other candidates whose score is not lower: ties count as lost,
-so that equal embeddings find nothing. Cosines that differ by no more than `TIE`, the rounding of their products, are
-equal, so that ranks do not depend on how the work is cut.
+so that equal embeddings find nothing. Cosines that differ by no more than `captions.TIE`, the rounding of their
+products, are equal, so that ranks do not depend on how the work is cut.
 
 Ranks are counted over tiles, both directions in one pass: no n x n matrix is made.
 """
@@ -16,12 +16,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from contrastive_jax import similarity as sim
-from contrastive_jax.evals import evaluator, hubness
+from contrastive_jax.evals import captions, evaluator, hubness
 from contrastive_jax.evals.evaluator import Evaluator
 from contrastive_jax.evals.hubness import Bank, Rule
-from contrastive_jax.types import Embedded, Refusal, Texts, nearest
+from contrastive_jax.types import Refusal, Texts, nearest
 
-TIE = 1e-6
 NEAREST = 10  # whose items' occurrences hubness counts
 
 _DIRECTIONS = {'t2i': ('captions', 'image'), 'i2t': ('images', 'caption')}
@@ -73,7 +72,9 @@ def _match(x, t, of_images, of_texts, *, rule: Rule, k: int):
   def ahead(pair):
     other = pair.anchor['position'] != pair.other['position']
     return (
-      sim.valid(pair) & other & (hubness.score(pair.dot + TIE, pair.anchor, pair.other, rule) >= pair.anchor['own'])
+      sim.valid(pair)
+      & other
+      & (hubness.score(pair.dot + captions.TIE, pair.anchor, pair.other, rule) >= pair.anchor['own'])
     )
 
   terms = [sim.size(ahead), sim.top(k, lambda pair: hubness.score(pair.dot, pair.anchor, pair.other, rule))]
@@ -106,7 +107,7 @@ def match(
   k = min(NEAREST, len(x))
   masks = [jax.device_put(np.asarray(mask)) for mask in (images, texts)]
   entries = [{'mask': mask, **(more or {})} for mask, more in zip(masks, (of_images, of_texts), strict=True)]
-  of_x, of_t = jax.device_get(_match(x, t, *entries, rule=rule, k=k))
+  of_x, of_t = captions.fetch(_match(x, t, *entries, rule=rule, k=k))
   ask = np.asarray(images & texts)
   return {
     direction: Found(np.where(ask, 1 + np.asarray(count, np.int64), 0), np.where(ask[:, None], top, -1))
@@ -143,26 +144,6 @@ def rank_spread(ranks: Int[np.ndarray, 'n k'], mask: Bool[np.ndarray, 'n k'] | N
   return float(kept.std(1).mean())
 
 
-def texts_of(embedded: Embedded, split: str, what: str) -> Texts:
-  """The captions of an embedded split, on the host.
-
-  Raises:
-    Refusal: there are none, or some are not finite.
-  """
-  texts = embedded.texts
-  if texts is None or not np.asarray(texts.mask).any():
-    raise Refusal(f"the {what} evaluator needs captions, but split '{split}' has none, or the method embeds none")
-  rows = np.asarray(jax.device_get(texts.projection), np.float32)
-  if not np.isfinite(rows).all():
-    raise Refusal(f"the captions of split '{split}' contain values that are not finite")
-  return Texts(rows, np.asarray(texts.mask, bool), texts.slots)
-
-
-def slot_of(texts: Texts, slot: int) -> Float[Array, 'n p']:
-  """The embedded captions of one slot, unit norm, on the device."""
-  return evaluator.unit(jax.device_put(np.ascontiguousarray(texts.projection[:, slot])))
-
-
 def first_of_concepts(concept: Int[np.ndarray, ' n']) -> Bool[np.ndarray, ' n']:
   """The first row of each concept, and all rows of none (-1)."""
   keep = np.asarray(concept) < 0
@@ -182,7 +163,7 @@ def _normalised(banks: _Banks, x, t, images, texts, slot: int, raw: dict[str, Fo
   """`match` by the rule of the banks; hubs are met by those whose nearest candidate in `raw` is one."""
   rule = banks.rule
   mask = np.asarray(banks.texts.mask[:, slot])
-  bank_t = Bank(slot_of(banks.texts, slot), jax.device_put(mask))
+  bank_t = Bank(captions.slot_of(banks.texts, slot), jax.device_put(mask))
   bank_x = Bank(banks.x, jax.device_put(np.ones(len(mask), bool)))
   sides = {
     't2i': hubness.of_gallery(x, jax.device_put(images), bank_t, bank_x, rule),
@@ -193,7 +174,7 @@ def _normalised(banks: _Banks, x, t, images, texts, slot: int, raw: dict[str, Fo
   for direction, queries in (('t2i', 'of_texts'), ('i2t', 'of_images')):
     first = raw[direction].nearest[:, 0]
     for name, hubs in sides[direction][1].items():
-      met = np.asarray(jax.device_get(hubs))[np.maximum(first, 0)] & (first >= 0)
+      met = np.asarray(captions.fetch(hubs))[np.maximum(first, 0)] & (first >= 0)
       entries[queries][f'hub_{name}'] = jax.device_put(met)
   return match(x, t, images, texts, rule=rule, **entries)
 
@@ -264,14 +245,17 @@ def make(
     if normalise == 'none':
       return None
     embedded = embed(bank)
-    texts = texts_of(embedded, bank, 'retrieval')
+    texts = captions.texts_of(embedded, bank, 'retrieval')
     if texts.slots != slots:
       raise Refusal(f"split '{bank}' has captions in {texts.slots}, but split '{split}' has them in {slots}")
     return _Banks(rule, evaluator.unit(evaluator.rows(embedded, 'projection', bank)), texts)
 
   def run(embed) -> dict[str, float]:
     embedded = embed(split)
-    x, texts = evaluator.unit(evaluator.rows(embedded, 'projection', split)), texts_of(embedded, split, 'retrieval')
+    x, texts = (
+      evaluator.unit(evaluator.rows(embedded, 'projection', split)),
+      captions.texts_of(embedded, split, 'retrieval'),
+    )
     kept = {'': np.ones(x.shape[0], bool)}
     if per_concept and embedded.concept is None:
       raise Refusal(f"figures of one picture for each concept need concepts, but split '{split}' has none")
@@ -285,7 +269,7 @@ def make(
       there = {variant: pair for variant, pair in there.items() if pair[1].any()}
       if not there:
         continue
-      t = slot_of(texts, s)
+      t = captions.slot_of(texts, s)
       found = {variant: match(x, t, *pair) for variant, pair in there.items()}
       if banks is not None:
         there['normalised/'] = there['']

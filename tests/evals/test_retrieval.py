@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 from captioned import Fixed, split, unit
 
-from contrastive_jax.evals import hubness, retrieval
+from contrastive_jax.evals import captions, hubness, retrieval
 from contrastive_jax.types import Refusal, Texts
 
 
 def ranks(scores, candidates):
   """Rank of entry i among the candidates of row i, other candidates that are not lower before it."""
   own = np.diag(scores)[:, None]
-  ahead = (scores >= own - retrieval.TIE) & candidates[None] & ~np.eye(len(scores), dtype=bool)
+  ahead = (scores >= own - captions.TIE) & candidates[None] & ~np.eye(len(scores), dtype=bool)
   return 1 + ahead.sum(1)
 
 
