@@ -1,1 +1,2 @@
-"""Evaluators of embeddings: linear probe, weighted nearest neighbours, geometry. Each `make` returns an `Evaluator`."""
+"""Evaluators of embeddings: probes, neighbours and geometry of images; retrieval, zero-shot classes, minimal pairs and
+gaps of images and captions. Each `make` returns an `Evaluator`."""

@@ -179,6 +179,25 @@ def _normalised(banks: _Banks, x, t, images, texts, slot: int, raw: dict[str, Fo
   return match(x, t, images, texts, rule=rule, **entries)
 
 
+def _of_slots(x, texts: Texts, kept: dict[str, Bool[np.ndarray, ' n']], banks: _Banks | None):
+  """What is found by slot, variant and direction, and the candidates there were; `kept` are the images of a variant."""
+  of_slots: dict[str, dict[str, dict[str, Found]]] = {}
+  masks: dict[tuple[str, str, str], Bool[np.ndarray, ' n']] = {}
+  for s, slot in enumerate(texts.slots):
+    there = {variant: (images, images & texts.mask[:, s]) for variant, images in kept.items()}
+    there = {variant: pair for variant, pair in there.items() if pair[1].any()}
+    if not there:
+      continue
+    t = captions.slot_of(texts, s)
+    found = {variant: match(x, t, *pair) for variant, pair in there.items()}
+    if banks is not None:
+      there['normalised/'] = there['']
+      found['normalised/'] = _normalised(banks, x, t, *there[''], s, found[''])
+    of_slots[slot] = found
+    masks |= {(slot, v, d): pair[d == 'i2t'] for v, pair in there.items() for d in _DIRECTIONS}
+  return of_slots, masks
+
+
 def _scores(of_slots: dict[str, dict[str, dict[str, Found]]], masks, per_slot: bool) -> dict[str, float]:
   """Metrics of what was found by slot, variant and direction; `masks` are the candidates by the same keys."""
   metrics: dict[str, float] = {}
@@ -262,20 +281,7 @@ def make(
     if per_concept:
       kept['one_per_concept/'] = first_of_concepts(embedded.concept)
     banks = banks_of(embed, texts.slots)
-    of_slots: dict[str, dict[str, dict[str, Found]]] = {}
-    masks: dict[tuple[str, str, str], Bool[np.ndarray, ' n']] = {}
-    for s, slot in enumerate(texts.slots):
-      there = {variant: (images, images & texts.mask[:, s]) for variant, images in kept.items()}
-      there = {variant: pair for variant, pair in there.items() if pair[1].any()}
-      if not there:
-        continue
-      t = captions.slot_of(texts, s)
-      found = {variant: match(x, t, *pair) for variant, pair in there.items()}
-      if banks is not None:
-        there['normalised/'] = there['']
-        found['normalised/'] = _normalised(banks, x, t, *there[''], s, found[''])
-      of_slots[slot] = found
-      masks |= {(slot, v, d): pair[d == 'i2t'] for v, pair in there.items() for d in _DIRECTIONS}
+    of_slots, masks = _of_slots(x, texts, kept, banks)
     return _scores(of_slots, masks, per_slot)
 
   return Evaluator(run)
