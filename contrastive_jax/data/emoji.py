@@ -85,7 +85,7 @@ def minimal_pairs(fields: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     fields: of a read of this source: `concept`, `tone` and `gender`, int32 [b].
 
   Returns:
-    Of 'tone' and of 'gender', pairs of rows of the fields, int32 [p, 2], the first below the second: of the same
+    Of 'tone' and of 'gender', int32 [p, 2], pairs of rows of the fields, the first below the second, of the same
     concept and the same other attribute. Pictures of people who differ among themselves (-1) are in none.
   """
   concept, tone, gender = (fields[name].tolist() for name in ('concept', 'tone', 'gender'))

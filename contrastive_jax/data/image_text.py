@@ -77,7 +77,7 @@ def image_text(
       random fifth of the records is 'test'.
     dataset: instead of `path`, name of a prepared set, as of the source `tfds`.
     data_dir: where TFDS has prepared the set; None is its default.
-    train: of `path`, a folder in it or a pattern ('train-*.tar'); of `dataset`, the TFDS split, 'train' if None.
+    train: of `path`, a folder in it or a pattern, ``train-*.tar``; of `dataset`, the TFDS split, 'train' if None.
     test: likewise.
     image_size: pixels; resizes the short side to it and crops the centre. Needed where images differ in size.
     captions: the most captions of a record that are used, the first ones.

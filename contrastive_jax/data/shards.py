@@ -65,7 +65,7 @@ def split(path: pathlib.Path, train: str | None, test: str | None) -> dict[str, 
 
   Args:
     path: a folder, or one shard.
-    train: a folder in it or a pattern of names ('train-*.tar'); None is the folder 'train', else all but the test's.
+    train: a folder in it or a pattern of names, ``train-*.tar``; None is the folder 'train', else all but the test's.
     test: the same; None is the first there of 'test', 'val', 'valid' and 'validation' beside a folder of training
       shards, else none.
 
