@@ -14,9 +14,13 @@ TIE = 1e-6
 
 def fetch(tree):
   """What there is one number a row of, on the host of every process."""
-  if jax.process_count() == 1:
-    return jax.device_get(tree)
-  return multihost_utils.process_allgather(tree, tiled=True)
+
+  def one(x):
+    # What other processes hold a part of; the rest would be gathered once for each of them.
+    whole = not isinstance(x, jax.Array) or x.is_fully_addressable
+    return jax.device_get(x) if whole else multihost_utils.process_allgather(x, tiled=True)
+
+  return jax.tree.map(one, tree)
 
 
 def texts_of(embedded: Embedded, split: str, what: str) -> Texts:
