@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from contrastive_jax.data.sources import Source
+from contrastive_jax.data import tokens
+from contrastive_jax.data.captions import Captions
+from contrastive_jax.data.source import Source
 
 ROWS = 64  # rows of a split whose contents are part of its record
+_OF_CAPTIONS = ('slots', 'length', 'vocabulary', 'tokenizer')
 CLOSE = 1e-6  # statistics of the same images differ less, whatever machine sums them
 
 Record = Mapping[str, Mapping[str, Any]]  # by split
@@ -25,7 +28,7 @@ def describe(sources: Mapping[str, Source]) -> Record:
 
   Of each split: `name`, `num_examples`, `image_shape`, `label_names`, `mean`, `std`, and `rows`, a checksum of images
   and labels of up to 64 rows that are spread over it: other contents are noticed, or another order, though not a
-  change of a few rows that leaves the statistics as they are.
+  change of a few rows that leaves the statistics as they are. Of captions, `captions`: all that makes tokens of texts.
   """
   return {split: _describe(source) for split, source in sources.items()}
 
@@ -35,7 +38,9 @@ def _describe(source: Source) -> dict[str, Any]:
   digest = hashlib.sha256()
   for name, value in sorted(source.read(rows).items()):
     digest.update(f'{name} {value.dtype} {value.shape}'.encode() + value.tobytes())
-  return {
+  captions = source.captions
+  of_captions = {} if captions is None else {'captions': {key: getattr(captions, key) for key in _OF_CAPTIONS}}
+  return of_captions | {
     'name': source.name,
     'num_examples': int(source.num_examples),
     'image_shape': [int(size) for size in source.image_shape],
@@ -59,7 +64,7 @@ def differences(was: Record, now: Record) -> list[str]:
 def _same(key: str, was, now) -> bool:
   if key in ('mean', 'std'):
     return len(was) == len(now) and np.allclose(was, now, rtol=0, atol=CLOSE)
-  return was == now
+  return was == now if key != 'captions' else {**was, 'slots': [*was['slots']]} == {**now, 'slots': [*now['slots']]}
 
 
 def promised(record: Record, opened: Callable[[], Mapping[str, Source]]) -> dict[str, Source]:
@@ -67,24 +72,41 @@ def promised(record: Record, opened: Callable[[], Mapping[str, Source]]) -> dict
   lock = threading.Lock()
   found: dict[str, Source] = {}
 
-  def read(split: str, rows: np.ndarray) -> dict[str, np.ndarray]:
+  def there(split: str) -> Source:
     with lock:  # readers are threads, and only one needs to open
       if not found:
         found.update(opened())
-    return found[split].read(rows)
+    return found[split]
 
-  return {split: _promised(split, known, read) for split, known in record.items()}
+  return {split: _promised(split, known, there) for split, known in record.items()}
 
 
-def _promised(split: str, known: Mapping[str, Any], read: Callable) -> Source:
+def _promised(split: str, known: Mapping[str, Any], there: Callable[[str], Source]) -> Source:
   height, width, channels = known['image_shape']
+  captions = None
+  if 'captions' in known:
+    made = tokens.restore(known['captions']['tokenizer'])
+    captions = Captions(
+      slots=tuple(known['captions']['slots']),
+      length=made.length,
+      vocabulary=made.vocabulary,
+      encode=made.encode,
+      tokenizer=made.tokenizer,
+      texts=lambda rows: _captions(there(split)).texts(rows),
+    )
   return Source(
     name=known['name'],
     split=split,
     num_examples=known['num_examples'],
-    read=lambda rows: read(split, rows),
+    read=lambda rows: there(split).read(rows),
     image_shape=(height, width, channels),
     label_names=tuple(known['label_names']),
     mean=tuple(known['mean']),
     std=tuple(known['std']),
+    captions=captions,
   )
+
+
+def _captions(source: Source) -> Captions:
+  assert source.captions is not None, 'the record says that there are captions'
+  return source.captions

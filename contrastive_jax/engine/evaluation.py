@@ -187,17 +187,20 @@ def scores(evaluators: Mapping[str, Evaluator], embed: Embed) -> dict[str, float
 def possible(
   evaluators: Mapping[str, Evaluator], embeds: Mapping[str, Embed]
 ) -> tuple[dict[str, Evaluator], dict[str, dict[str, float]]]:
-  """The evaluators that the data allows, and the scores of each `embed`; says which are left out and why."""
+  """The evaluators that the data allow for any `embed`, and the scores of each; says which are left out and why."""
   usable: dict[str, Evaluator] = {}
   found: dict[str, dict[str, float]] = {name: {} for name in embeds}
   for name, evaluator in evaluators.items():
-    try:
-      of_one = {key: evaluator.run(embed) for key, embed in embeds.items()}
-    except Refusal as refusal:
-      print(f'evaluation {name} is left out: {refusal}', flush=True)
-      continue
-    usable[name] = evaluator
-    found = {key: found[key] | of_one[key] for key in found}
+    refused: list[Refusal] = []
+    for key, embed in embeds.items():
+      try:
+        found[key] = found[key] | evaluator.run(embed)
+      except Refusal as refusal:  # pixels, say, have no captions beside them
+        refused.append(refusal)
+    if len(refused) == len(embeds):
+      print(f'evaluation {name} is left out: {refused[0]}', flush=True)
+    else:
+      usable[name] = evaluator
   return usable, found
 
 

@@ -50,7 +50,7 @@ _DEFAULTS = {'predictor': 'predictor', 'text_encoder': 'text', 'text_head': 'pro
 
 # Keywords that the engine passes itself: every run reads both splits, views normalise by the source's statistics, and
 # captions are of the source's tokens.
-_PASSED = ('split', 'mean', 'std', 'vocabulary')
+_PASSED = ('split', 'mean', 'std', 'vocab_size')
 
 Parameters = Mapping[str, inspect.Parameter]
 

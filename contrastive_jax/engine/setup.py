@@ -132,7 +132,7 @@ def method(config, info: Info, numbers: state.Numbers = MappingProxyType({})) ->
   """The config's method, given the networks and whatever else its factory's signature names."""
   parts: dict[str, Any] = {'info': info}
   for name in [name for name in resolve.NETWORKS if name in config]:
-    of_tokens: dict[str, Any] = {'vocabulary': info.vocabulary} if name == 'text_encoder' else {}
+    of_tokens: dict[str, Any] = {'vocab_size': info.vocabulary} if name == 'text_encoder' else {}
     parts[name] = resolve.build(config[name], name, **of_tokens)
   wanted = resolve.needs(config.method.name)
   section = _with_numbers(_with_fold(config.method), 'method', numbers)

@@ -77,7 +77,7 @@ def shardings(tree, mesh, rules: Rules = ()):
 
   Raises:
     Refusal: what is no regular expression or matches no path, an axis that the mesh does not have or that is given to
-      two dimensions, a dimension that does not divide, a word other than 'largest'.
+      two dimensions, a dimension that does not divide, a word other than 'largest', a rule that splits nothing.
   """
   names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
   for regex, spec in rules:
@@ -92,14 +92,32 @@ def shardings(tree, mesh, rules: Rules = ()):
         f"as in ('{AXIS}',), is needed"
       )
 
+  met: dict[str, list[bool]] = {regex: [] for regex, _ in rules}  # whether leaves for which a rule counts are split
+
   def one(path, leaf):
     name, shape = path_name(path), np.shape(leaf)
     for regex, spec in rules:
       if re.fullmatch(regex, name):
-        return _placed(mesh, _largest(shape, mesh) if spec == LARGEST else _given(name, shape, mesh, spec))
+        axes = _largest(shape, mesh) if spec == LARGEST else _given(name, shape, mesh, spec)
+        met[regex].append(any(axis is not None for axis in axes))
+        return _placed(mesh, axes)
     return NamedSharding(mesh, P())
 
-  return jax.tree_util.tree_map_with_path(one, tree)
+  found = jax.tree_util.tree_map_with_path(one, tree)
+  for regex, spec in rules:
+    if spec == LARGEST or any(axis is not None for axis in spec):
+      _check_splits(regex, spec, met[regex])
+  return found
+
+
+def _check_splits(regex: str, spec: str | Axes, split: Sequence[bool]):
+  """Refuses a rule that would save no memory, though it says that it splits."""
+  if not split:
+    raise Refusal(f"'{regex}' of config.train.sharding counts for nothing: earlier rules match all that it matches")
+  if not any(split):
+    raise Refusal(
+      f"'{regex}' of config.train.sharding splits nothing: no leaf that it matches has a dimension for {spec}"
+    )
 
 
 def _largest(shape: Sequence[int], mesh) -> Axes:

@@ -3,12 +3,11 @@
 import inspect
 import math
 
-import jax
 import jax.numpy as jnp
 
 from contrastive_jax import losses
-from contrastive_jax.methods import objective, towers
-from contrastive_jax.methods.base import Info, Method, Output, example_keys
+from contrastive_jax.methods import captioned, objective
+from contrastive_jax.methods.base import Info, Method, Output, unchanged
 from contrastive_jax.models.encoder import Encoder
 from contrastive_jax.types import Refusal
 
@@ -34,24 +33,12 @@ def options(*, loss: str = 'symmetric_info_nce', **_) -> dict[str, inspect.Param
   return objective.options(loss, _LOSSES)
 
 
-def _check(info: Info, hyper: dict, lowest: float):
-  if not info.vocabulary:
-    raise Refusal("method 'dual' needs captions, but the data set has none; sources 'emoji' and 'image_text' have")
+def _check(hyper: dict, lowest: float):
   if not lowest > 0:
     raise Refusal(f'config.method.lowest_temperature must be positive, but it is {lowest}')
   temperature = hyper.get('temperature')
   if isinstance(temperature, float) and not temperature >= lowest:
     raise Refusal(f'config.method.temperature={temperature} is below config.method.lowest_temperature={lowest}')
-
-
-def _captions(tower: towers.Tower, params, stats, batch, key=None, train: bool = False):
-  """Every caption of every example through the text tower, `[B, K, d]`, and the statistics."""
-  caption = batch['caption']
-  keys = None
-  if key is not None:
-    keys = jax.vmap(lambda k: jax.random.split(k, caption.shape[1]))(example_keys(key, batch['index'])).reshape(-1)
-  (*_, g), stats = tower.apply(params, stats, caption.reshape(-1, caption.shape[2]), keys=keys, train=train)
-  return g.reshape(*caption.shape[:2], -1), stats
 
 
 def _of_pairs(of_arrays, scalars, x, t, mask):
@@ -61,6 +48,39 @@ def _of_pairs(of_arrays, scalars, x, t, mask):
     for k in range(t.shape[1])
   ]
   return jnp.stack(values).mean()
+
+
+def _scalars(params, learned):
+  """What the loss is given of its learned scalars; a temperature is learned as a logarithm, and stays positive."""
+  return {name: jnp.exp(params[name]) if name == 'temperature' else params[name] for name in learned}
+
+
+def _objective(loss: str, of_arrays, learned: list[str], hyper: dict):
+  """The `loss` slot: the mean over views of the loss between a view and the captions."""
+
+  def of_batch(params, state, features, batch, *, key, step):
+    scalars = _scalars(params, learned)
+    g, t, mask = losses.unit(features['g']), losses.unit(features['t']), batch['caption_mask']
+    views = [g[:, v] for v in range(g.shape[1])]
+    if _takes(loss, _CAPTIONS):
+      value = jnp.stack([of_arrays(x, t, mask=mask, **scalars).mean() for x in views]).mean()
+    else:
+      value = jnp.stack([_of_pairs(of_arrays, scalars, x, t, mask) for x in views]).mean()
+    metrics = {'positive_similarity': captioned.similarity(g, t, mask)}
+    if 'temperature' in hyper:
+      metrics['temperature'] = jnp.asarray(scalars.get('temperature', hyper['temperature']))
+    return Output(value, state, metrics)
+
+  return of_batch
+
+
+def _bounded(lowest: float):
+  """The `update` slot of a learned temperature."""
+
+  def update(params, state, *, step):
+    return {**params, 'temperature': jnp.maximum(params['temperature'], math.log(lowest))}, state
+
+  return update
 
 
 def make(
@@ -101,51 +121,19 @@ def make(
   """
   has = objective.options(loss, _LOSSES)
   hyper = {name: has[name].default for name in _LEARNED if name in has} | hyper
-  _check(info, hyper, lowest_temperature)
+  _check(hyper, lowest_temperature)
   learned = [name for name in _LEARNED if name in has] if learn_temperature else []
   fixed = {name: value for name, value in hyper.items() if name not in learned}
   of_arrays = objective.bound(loss, _LOSSES, fixed, fold=fold, precision=precision)
-  image, text = towers.stack(encoder=encoder, head=head), towers.stack(text_encoder=text_encoder, text_head=text_head)
+  both = captioned.both(encoder, head, text_encoder, text_head, info)
 
   def init(key, batch):
-    of_image, of_text = jax.random.split(key)
-    params, stats = image.init(of_image, batch['view_0'])
-    of_captions = text.init(of_text, batch['caption'][:, 0])
-    params, stats = params | of_captions[0], stats | of_captions[1]
-    for name in learned:  # a temperature is learned as a logarithm, and stays positive
+    params, stats = both.init(key, batch)
+    for name in learned:
       start = jnp.asarray(hyper[name], jnp.float32)
       params[name] = jnp.log(start) if name == 'temperature' else start
     return params, {'stats': stats}
 
-  def encode(params, state, batch, *, key, step, train):
-    of_image, of_text = jax.random.split(key)
-    (_, g), stats = towers.of_views(image, params, state['stats'], batch, key=of_image, train=train)
-    t, stats = _captions(text, params, stats, batch, of_text, train)
-    return {'g': g, 't': t}, {**state, 'stats': stats}
-
-  def of_batch(params, state, features, batch, *, key, step):
-    scalars = {name: jnp.exp(params[name]) if name == 'temperature' else params[name] for name in learned}
-    g, t, mask = losses.unit(features['g']), losses.unit(features['t']), batch['caption_mask']
-    views = [g[:, v] for v in range(g.shape[1])]
-    if _takes(loss, _CAPTIONS):
-      value = jnp.stack([of_arrays(x, t, mask=mask, **scalars).mean() for x in views]).mean()
-    else:
-      value = jnp.stack([_of_pairs(of_arrays, scalars, x, t, mask) for x in views]).mean()
-    similarity = jnp.where(mask[:, None], jnp.einsum('bvd,bkd->bvk', g, t), 0)
-    metrics = {'positive_similarity': similarity.sum() / jnp.maximum(mask.sum() * g.shape[1], 1)}
-    if 'temperature' in has:
-      metrics['temperature'] = jnp.asarray(scalars.get('temperature', hyper['temperature']))
-    return Output(value, state, metrics)
-
-  def embed(params, state, batch):
-    found = towers.embedding(image)(params, state, batch) if 'view_0' in batch else {}
-    if 'caption' in batch:
-      found['texts'] = losses.unit(_captions(text, params, state['stats'], batch)[0])
-    return found
-
-  def update(params, state, *, step):
-    if 'temperature' in learned:
-      params = {**params, 'temperature': jnp.maximum(params['temperature'], math.log(lowest_temperature))}
-    return params, state
-
-  return Method(init, encode, of_batch, embed, update, per_example=image.per_example and text.per_example)
+  of_batch = _objective(loss, of_arrays, learned, hyper)
+  update = _bounded(lowest_temperature) if 'temperature' in learned else unchanged
+  return Method(init, both.encode, of_batch, both.embed, update, per_example=both.per_example)

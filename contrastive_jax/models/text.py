@@ -36,7 +36,7 @@ POOLS = ('attention', 'class', *_WEIGHTS)
 class Text(nn.Module):
   """Embedding, learned positions, blocks, norm, pooling."""
 
-  vocabulary: int
+  vocab_size: int
   variant: vit.Variant
   pool: str
   causal: bool
@@ -52,7 +52,7 @@ class Text(nn.Module):
     fields: Fields = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
     present = x != PADDING
     embedding = nn.Embed(
-      self.vocabulary, self.variant.width, embedding_init=nn.initializers.normal(0.02), name='tokens', **fields
+      self.vocab_size, self.variant.width, embedding_init=nn.initializers.normal(0.02), name='tokens', **fields
     )
     x = embedding(x) + self._positions(x.shape[1]).astype(self.dtype)
     if self.pool == 'class':  # behind the others, so that it attends to all of them with `causal` too
@@ -93,7 +93,7 @@ class Text(nn.Module):
 
 def make(
   *,
-  vocabulary: int,
+  vocab_size: int,
   width: int = 192,
   depth: int = 12,
   heads: int = 3,
@@ -111,7 +111,7 @@ def make(
   more of it changes nothing. Texts may have any number of tokens up to that of the batch that `init` was given.
 
   Args:
-    vocabulary: number of tokens, the padding included; ids are 0 ... vocabulary - 1, another id gives nan.
+    vocab_size: number of tokens, the padding included; ids are 0 ... vocab_size - 1, another id gives nan.
     width: of the tokens and the features.
     depth: number of blocks.
     heads: of attention; divides the width.
@@ -130,10 +130,10 @@ def make(
       that of `init`.
   """
   options.choice('pool', pool, POOLS)
-  options.sizes(vocabulary=vocabulary, width=width, depth=depth, heads=heads)
+  options.sizes(vocab_size=vocab_size, width=width, depth=depth, heads=heads)
   options.rates(dropout=dropout, stochastic_depth=stochastic_depth)
   if width % heads:
     raise Refusal(f'heads={heads} does not divide width={width}')
   variant = vit.Variant(width, depth, heads)
-  module = Text(vocabulary, variant, pool, causal, dropout, stochastic_depth, remat, **options.precision(dtype))
+  module = Text(vocab_size, variant, pool, causal, dropout, stochastic_depth, remat, **options.precision(dtype))
   return from_module(module, per_example=True, stochastic=dropout > 0 or stochastic_depth > 0, check=options.tokens)

@@ -47,7 +47,7 @@ def test_no_record_is_left_of_a_config_that_is_gone():
   assert set(GOLDEN.iterdir()) == {record(case) for case in CASES}
 
 
-@pytest.mark.parametrize('name', tiny.NAMES)
+@pytest.mark.parametrize('name', tiny.OF_IMAGES)
 def test_a_config_resolves_in_every_setting(name):
   of_all = {setting: of_setting(name, setting) for setting in runpy.run_path(str(COMMON))['SETTINGS']}
   assert {*of_all} == {'small', 'digits', *SETTINGS}
@@ -76,8 +76,18 @@ def test_a_tiny_config_builds_and_takes_two_steps(name):
 @pytest.mark.turns(7)
 @pytest.mark.parametrize('name', tiny.NAMES)
 def test_a_config_can_take_its_first_step(name):
+  tiny.run(name)  # skips where the data are missing
   config = resolve.load(str(tiny.ROOT / 'configs' / f'{name}.py'))
   setup.build(config).check()
+
+
+@pytest.mark.parametrize('name', [name for name in tiny.NAMES if name not in tiny.OF_IMAGES])
+def test_a_config_of_captions_resolves_in_every_setting(name):
+  settings = runpy.run_path(str(COMMON.parent / 'multimodal' / 'common.py'))['SETTINGS']
+  of_all = {setting: of_setting(name, setting) for setting in settings}
+  assert of_all['emoji'] == resolve.load(str(tiny.ROOT / 'configs' / f'{name}.py'))
+  assert {of.data.source.name for of in of_all.values()} == {'emoji', 'image_text'}
+  assert {of.method.get('loss') for of in of_all.values()} == {of_all['emoji'].method.get('loss')}
 
 
 # --- ImageNet ---
@@ -100,7 +110,7 @@ def photographs(split: str, count: int) -> Source:
 IMAGENET = {'train': photographs('train', 1_281_167), 'test': photographs('test', 50_000)}
 
 
-@pytest.mark.parametrize('name', tiny.NAMES)
+@pytest.mark.parametrize('name', tiny.OF_IMAGES)
 def test_a_config_builds_on_imagenet(name):
   run = setup.build(of_setting(name, 'imagenet'), IMAGENET)
   assert run.zeros()['view_0'].shape[1:] == (224, 224, 3)
@@ -113,7 +123,9 @@ def test_pixels_are_a_floor_where_a_copy_of_them_all_fits_in_memory():
   assert set(tiny.run('ssl/simclr').floors(fresh)) == {'raw pixels', 'random encoder'}
 
 
-@pytest.mark.parametrize('name', [pytest.param(n, marks=() if n in TRACED else pytest.mark.slow) for n in tiny.NAMES])
+@pytest.mark.parametrize(
+  'name', [pytest.param(n, marks=() if n in TRACED else pytest.mark.slow) for n in tiny.OF_IMAGES]
+)
 def test_a_config_can_take_its_first_step_on_imagenet(name):
   setup.build(of_setting(name, 'imagenet'), IMAGENET).check()
 

@@ -18,6 +18,7 @@ from test_methods import float64, trained
 from contrastive_jax.engine import state as states
 from contrastive_jax.engine.checkpoint import Checkpoints
 from contrastive_jax.engine.warmstart import warm_start
+from contrastive_jax.types import Refusal
 
 STEPS = 6
 SPLIT = dict(devices=8, train__sharding="(('(params|opt_state)/.*', 'largest'),)")
@@ -113,10 +114,27 @@ def test_parameters_are_gathered_for_the_step_and_examples_are_not():
   ],
 )
 def test_the_largest_dimension_that_divides_is_split_and_what_has_none_is_whole(shape, spec):
-  leaf = {'w': jax.ShapeDtypeStruct(shape, jnp.float32)}
-  rules = (('w', 'largest'),)
-  assert states.shardings(leaf, states.data_mesh(8), rules)['w'].spec == spec
-  assert states.shardings(leaf, states.data_mesh(1), rules)['w'].spec == P()
+  leaves = {'w': jax.ShapeDtypeStruct(shape, jnp.float32), 'b': jax.ShapeDtypeStruct((8,), jnp.float32)}
+  rules = (('.*', 'largest'),)
+  assert states.shardings(leaves, states.data_mesh(8), rules)['w'].spec == spec
+  assert states.shardings(leaves, states.data_mesh(1), rules)['w'].spec == P()
+
+
+@pytest.mark.parametrize(
+  ('rules', 'message'),
+  [
+    (
+      (('kernel', (None, None, 'data')),),
+      r"'kernel' of .* splits nothing: .* has a dimension for \(None, None, 'data'\)",
+    ),
+    ((('odd', 'largest'),), "'odd' of config.train.sharding splits nothing"),
+    ((('.*', ()), ('kernel', 'largest')), "'kernel' of config.train.sharding counts for nothing: earlier rules match"),
+  ],
+)
+def test_a_rule_that_would_save_no_memory_is_refused(rules, message):
+  tree = {'kernel': jnp.zeros((16, 8)), 'odd': jnp.zeros(7)}
+  with pytest.raises(Refusal, match=message):
+    states.shardings(tree, states.data_mesh(8), rules)
 
 
 def test_the_first_rule_that_matches_counts_so_that_small_leaves_can_stay_whole():

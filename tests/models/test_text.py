@@ -13,7 +13,7 @@ from contrastive_jax.models import text
 from contrastive_jax.types import Refusal
 
 WORDS, LENGTH, WIDTH = 11, 6, 16
-SMALL = dict(vocabulary=WORDS, width=WIDTH, depth=2, heads=2)
+SMALL = dict(vocab_size=WORDS, width=WIDTH, depth=2, heads=2)
 POOLS = pytest.mark.parametrize('pool', ['mean', 'last', 'class', 'attention'])
 CAUSAL = pytest.mark.parametrize('causal', [False, True])
 
@@ -235,7 +235,7 @@ def test_every_parameter_has_a_gradient(pool):
 
 
 def test_the_size_of_clips_text_tower_is_the_published_one():
-  encoder = text.make(vocabulary=49408, width=512, depth=12, heads=8, pool='last', causal=True)
+  encoder = text.make(vocab_size=49408, width=512, depth=12, heads=8, pool='last', causal=True)
   params, _ = jax.eval_shape(encoder.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 77), 'int32'))
   # open_clip's count of ViT-B-32's text tower, less its projection of 512 x 512.
   assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 63_428_096 - 512 * 512
@@ -245,7 +245,7 @@ def test_the_size_of_clips_text_tower_is_the_published_one():
   ('options', 'message'),
   [
     ({'pool': 'means'}, "unknown pool 'means'; did you mean 'mean'"),
-    ({'vocabulary': 0}, 'vocabulary is 0: positive integers'),
+    ({'vocab_size': 0}, 'vocab_size is 0: positive integers'),
     ({'heads': 3}, 'heads=3 does not divide width=16'),
     ({'dropout': 1.0}, 'dropout is 1.0: a probability'),
     ({'dtype': 'float'}, "unknown dtype 'float'"),
