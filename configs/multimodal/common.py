@@ -24,7 +24,7 @@ def emoji() -> dict:
     text_head=dict(name='projector', layers=1, features=128),
     schedule=dict(name='cosine', learning_rate=1e-3, scaling='none'),
     optimiser=dict(name='adamw', weight_decay=0.1),
-    evals=dict(retrieval={}, zero_shot={}, gap={}),
+    evals=dict(retrieval=dict(per_concept=True), gap={}),
     train=dict(epochs=60, best='retrieval/t2i_r10'),
   )
 

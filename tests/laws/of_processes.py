@@ -1,6 +1,7 @@
 """What each of several processes does to check every loss on the mesh of all: `test_processes.py` starts it.
 
-Every seventh loss meets one fold and one set of options, which take turns; with the argument `all`, all meet every one.
+Every seventh loss meets one fold and one set of options, which take turns, plain and by micro-batches; with the
+argument `all`, all meet every one.
 """
 
 import itertools
@@ -14,7 +15,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from contrastive_jax import losses
-from contrastive_jax.engine import processes
+from contrastive_jax.engine import gradient, processes
+from contrastive_jax.engine.state import TrainState
 
 FOLDS = dict(ring=losses.ring(rows=3, cols=4), chunked=losses.chunked(5, 7), auto='auto')
 
@@ -35,6 +37,23 @@ def check(name: str, fold: str, variant: str, mesh):
   gauntlet.assert_close(processes.fetch(got), gauntlet.truth(name, variant), 2e-5)
 
 
+def check_cached(name: str, fold: str, mesh):
+  """The gradient of a linear encoder, by micro-batches of half the batch, is that of the dense fold at once."""
+  folded, dense = (gauntlet.tower(gauntlet.case(name, 'plain'), fold=f) for f in (FOLDS[fold], losses.dense()))
+  of = gradient.cached(lambda numbers: folded.method, lambda raw, seed, step: raw, microbatch=8, mesh=mesh)
+  start = TrainState(np.int32(0), folded.params, (), {}, {'seed': np.uint32(0)})
+  batch = processes.put(folded.batch, NamedSharding(mesh, P('data')))
+  with jax.transfer_guard('disallow'):  # as steps run
+    out, got = of(processes.put(start, NamedSharding(mesh, P())), batch)
+
+  def plainly(params):
+    features, _ = dense.method.encode(params, {}, dense.batch, key=None, step=0, train=True)
+    return dense.method.loss(params, {}, features, dense.batch, key=None, step=0).loss
+
+  want = jit(jax.value_and_grad(plainly))(dense.params)
+  gauntlet.assert_close(processes.fetch((out.loss, got)), want, 2e-5)
+
+
 def main():
   processes.start()
   assert jax.process_count() == 2 and len(jax.devices()) == 4
@@ -46,6 +65,8 @@ def main():
   for i, name in enumerate(losses.PAIRWISE if 'all' in sys.argv else losses.PAIRWISE[::7]):
     for fold, variant in product if 'all' in sys.argv else [product[i % len(product)]]:
       check(name, fold, variant, mesh)
+      if variant == 'plain' or 'all' not in sys.argv:
+        check_cached(name, fold, mesh)
     print(f'checked {name}', flush=True)
 
 
