@@ -23,6 +23,7 @@ SCORES = {
   'geometry/uniformity': 'uniformity',
 }
 JUDGE, RANK = 'linear/accuracy', 'geometry/effective_rank'
+SHOWN = 0.2  # temperature at which ranks are told
 
 Found = dict[tuple[str, int, float], Group]
 
@@ -75,10 +76,19 @@ def claims(found: Found) -> list[str]:
   few, many = (_spread(found, 'mv_dhel', views, at['mv_dhel', views], JUDGE) for views in (VIEWS[0], VIEWS[-1]))
   told.append(f'MV-DHEL, V = {VIEWS[-1]} less V = {VIEWS[0]}: {_gap(few, many)}.')
   for loss in LOSSES:
-    ranks = [_spread(found, loss, views, at[loss, views], RANK).mean for views in VIEWS]
-    grows = 'grows with every V' if np.all(np.diff(ranks) > 0) else 'does not grow with every V'
-    told.append(f'{NAMES[loss]}: effective rank {", ".join(f"{rank:.1f}" for rank in ranks)}: {grows}.')
+    ranks = {t: _ranks(found, loss, t) for t in TEMPERATURES}
+    grows = [f'{t:g}' for t, means in ranks.items() if np.all(np.diff(means) > 0)]
+    at_one = ', '.join(f'{rank:.1f}' for rank in ranks[SHOWN])
+    told.append(
+      f'{NAMES[loss]}: effective rank at temperature {SHOWN:g} is {at_one}; with every V it grows at '
+      + (f'temperature {", ".join(grows)}.' if grows else 'no temperature.')
+    )
   return told
+
+
+def _ranks(found: Found, loss: str, temperature: float) -> list[float]:
+  """Mean effective rank for each number of views."""
+  return [getattr(_spread(found, loss, views, temperature, RANK), 'mean', np.nan) for views in VIEWS]
 
 
 def _gap(one: Spread, two: Spread) -> str:
@@ -111,10 +121,18 @@ def draw(found: Found):
     panel.set_yticks(range(len(VIEWS)), map(str, VIEWS))
   figure.colorbar(shown, ax=panels, label='linear probe')
   figure.savefig(HERE / 'map.png', dpi=120)
+  figure, panels = plt.subplots(1, len(LOSSES), figsize=(14, 3.1), layout='constrained', sharey=True)
+  for panel, loss in zip(panels, LOSSES, strict=True):
+    for temperature in TEMPERATURES:
+      panel.plot(VIEWS, _ranks(found, loss, temperature), marker='o', label=f'{temperature:g}')
+    panel.set(title=NAMES[loss], xlabel='views', xticks=VIEWS)
+  panels[0].set(ylabel='effective rank')
+  panels[-1].legend(title='temperature')
+  figure.savefig(HERE / 'rank.png', dpi=120)
 
 
 def main():
-  """Reads the sweep as far as it is; writes table.md, views.png and map.png beside this file."""
+  """Reads the sweep as far as it is; writes table.md, views.png, map.png and rank.png beside this file."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('workdir', type=pathlib.Path, help='folder of the sweep')
   found = gather(parser.parse_args().workdir)
