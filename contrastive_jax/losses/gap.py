@@ -5,10 +5,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from contrastive_jax.losses import inputs
-from contrastive_jax.losses.inputs import Temperature
+from contrastive_jax.losses.inputs import Mask, Temperature
 from contrastive_jax.losses.softmax import symmetric_info_nce
-from contrastive_jax.losses.uniformity import uniformity
-from contrastive_jax.similarity import Fold, Similarity, crosses, logsumexp
+from contrastive_jax.losses.uniformity import Potential, potential
+from contrastive_jax.similarity import Fold, crosses
 from contrastive_jax.types import Refusal
 
 __all__ = ['clip_with_geometry', 'cross_uniformity']
@@ -19,6 +19,8 @@ def cross_uniformity(
   y: Float[Array, 'b d'],
   *,
   t: float | Float[Array, ''] = 2,
+  x_mask: Mask = None,
+  y_mask: Mask = None,
   fold: Fold | str = 'auto',
   precision: str | None = None,
 ) -> Float[Array, '']:
@@ -31,6 +33,8 @@ def cross_uniformity(
     x: `[B, D]`, B >= 2.
     y: `[B, D]`, the partners.
     t: width of the potential, 2 in the paper.
+    x_mask: `[B]`, False for rows of x that do not exist; where no two rows that are no pair do, the value is 0.
+    y_mask: the same of y.
     fold: 'auto', `dense()`, `chunked(rows, cols)`, `ring(axis)`, `local()`; never changes the value.
     precision: of the products: None (float32), 'bfloat16', 'bfloat16_3x'.
 
@@ -38,30 +42,39 @@ def cross_uniformity(
     A scalar. Inside a caller's `shard_map` with `ring(axis)`: the statistic of all devices' rows, on each device.
 
   Raises:
-    ValueError: shapes that differ, B < 2, t <= 0, an unknown fold or precision.
+    ValueError: shapes that differ, B < 2, t <= 0, a mask of another shape, an unknown fold or precision.
 
   Source: Fahim et al., 2024, "It's Not a Modality Gap"; as a mean over pairs.
   """
+  _check(x, y, t, x_mask, y_mask, fold)
+  given = dict(x_mask=x_mask, y_mask=y_mask, t=t, fold=fold, precision=precision)
+  return potential(inputs.wide(x), inputs.wide(y), **given).log_mean()
+
+
+def _check(x, y, t, x_mask, y_mask, fold):
   inputs.check_sides(x, y, equal=True)
   if x.shape[0] < 2 and not crosses(fold):
     raise Refusal(f'cross_uniformity needs sides [B, D], B >= 2, but they are {x.shape}')
   inputs.check_positive('t', t)
-  x, y = inputs.wide(x), inputs.wide(y)
-  scale = jnp.sqrt(2 * jnp.asarray(t, x.dtype))
-  sides = [{'z': side * scale, 'half': t * jnp.square(side).sum(-1)} for side in (x, y)]
-
-  def other(pair):
-    return pair.anchor['position'] != pair.other['position']
-
-  term = logsumexp(lambda pair: pair.dot - pair.anchor['half'] - pair.other['half'], other)
-  (lse,), _ = Similarity(*sides, fold=fold, precision=precision).reduce([term])
-  potential, count = inputs.global_logsumexp(lse, fold)
-  return potential - jnp.log(count * (count - 1))
+  inputs.check_entries(len(x), x_mask=x_mask, y_mask=y_mask)
 
 
 def _counts(weight) -> bool:
   """Whether a term has to be computed: not where its weight is known to be 0."""
   return not isinstance(weight, int | float) or weight != 0
+
+
+def _with_itself(found: Potential, pair_mean: bool):
+  """The uniformity of one side, with the pairs of a row with itself, whose potential is 1."""
+  rows = jnp.log(jnp.maximum(found.anchors, 1))
+  spread = jnp.where(found.pairs > 0, jax.nn.softplus(found.log_sum - rows), 0)
+  return spread - rows if pair_mean else spread
+
+
+def _across(found: Potential, pair_mean: bool):
+  """That of two sides, without pairs."""
+  count = jnp.maximum(found.pairs if pair_mean else found.anchors, 1)
+  return jnp.where(found.pairs > 0, found.log_sum - jnp.log(count), 0)
 
 
 def clip_with_geometry(
@@ -74,6 +87,8 @@ def clip_with_geometry(
   cross_weight: float = 1.0,
   t: float | Float[Array, ''] = 2,
   pair_mean: bool = False,
+  x_mask: Mask = None,
+  y_mask: Mask = None,
   fold: Fold | str = 'auto',
   precision: str | None = None,
 ) -> Float[Array, ' b']:
@@ -97,28 +112,34 @@ def clip_with_geometry(
     t: width of the potential, 2 in the paper.
     pair_mean: divides by the number of pairs, B^2 or B (B - 1), in place of B: other values, the same gradients. Then
       rows that all coincide have uniformity 0.
+    x_mask: `[B]`, False for rows of x that do not exist. In uniformities B is then how many rows of the first side do.
+    y_mask: the same of y.
     fold: as in `info_nce`.
     precision: as in `info_nce`.
 
   Returns:
-    One value per pair, `[B]`.
+    One value per pair, `[B]`; 0 where either side is masked.
 
   Raises:
     ValueError: as in `symmetric_info_nce` and `cross_uniformity`.
 
   Source: Fahim et al., 2024, "It's Not a Modality Gap: Characterizing and Addressing the Contrastive Gap".
   """
-  values = symmetric_info_nce(x, y, temperature=temperature, fold=fold, precision=precision)
+  _check(x, y, t, x_mask, y_mask, fold)
+  masks = dict(x_mask=x_mask, y_mask=y_mask)
+  values = symmetric_info_nce(x, y, temperature=temperature, **masks, fold=fold, precision=precision)
   x, y = inputs.wide(x), inputs.wide(y)
-  _, count = inputs.global_logsumexp(jnp.zeros_like(x[:, 0]), fold)
+  how = dict(t=t, fold=fold, precision=precision)
   if _counts(align_weight):
     values += align_weight * jnp.square(x - y).sum(-1)
   if _counts(uniform_weight):
-    spread = [uniformity(side, t=t, fold=fold, precision=precision) for side in (x, y)]
-    # The potential of a row with itself is 1.
-    each = [jax.nn.softplus(u + jnp.log(count - 1)) - (jnp.log(count) if pair_mean else 0) for u in spread]
+    each = [
+      _with_itself(potential(side, None, x_mask=mask, y_mask=None, **how), pair_mean)
+      for side, mask in ((x, x_mask), (y, y_mask))
+    ]
     values += uniform_weight * (each[0] + each[1]) / 2
   if _counts(cross_weight):
-    across = cross_uniformity(x, y, t=t, fold=fold, precision=precision)
-    values += cross_weight * (across if pair_mean else across + jnp.log(count - 1))
+    values += cross_weight * _across(potential(x, y, **masks, **how), pair_mean)
+  for mask in (x_mask, y_mask):
+    values = values if mask is None else jnp.where(jnp.asarray(mask), values, 0)
   return values

@@ -1,10 +1,13 @@
 """Alignment and uniformity: statistics of unit vectors, alone and as objectives."""
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from contrastive_jax.losses import inputs
-from contrastive_jax.similarity import Fold, Similarity, crosses, logsumexp
+from contrastive_jax.losses.inputs import Mask
+from contrastive_jax.similarity import Fold, Similarity, crosses, logsumexp, size, total, valid
 from contrastive_jax.types import Refusal
 
 __all__ = ['align_uniform', 'alignment', 'normalized_mse', 'uniformity']
@@ -58,10 +61,50 @@ def normalized_mse(x: Float[Array, 'b d'], y: Float[Array, 'b d']) -> Float[Arra
   return 2 - 2 * (inputs.unit(inputs.wide(x)) * inputs.unit(inputs.wide(y))).sum(-1)
 
 
+class Potential(NamedTuple):
+  """Of rows that are no pair: the logarithm of the sum of their Gaussian potentials, and how many there are."""
+
+  log_sum: Float[Array, '']  # 0 where there are no pairs
+  pairs: Float[Array, '']
+  anchors: Float[Array, '']  # rows of the first side that exist
+
+  def log_mean(self) -> Float[Array, '']:
+    """0 where there are no pairs."""
+    return self.log_sum - jnp.log(jnp.maximum(self.pairs, 1))
+
+
+def _other(pair):
+  """Candidates that exist and are not the anchor's partner."""
+  return valid(pair) & (pair.anchor['position'] != pair.other['position'])
+
+
+def potential(x, y, *, x_mask: Mask, y_mask: Mask, t, fold, precision) -> Potential:
+  """Between x and y, or within x where y is None; of all devices' rows inside a caller's `shard_map`."""
+  given = [(x, x_mask)] if y is None else [(x, x_mask), (y, y_mask)]
+  scale = jnp.sqrt(2 * jnp.asarray(t, x.dtype))
+  sides = [
+    {'z': side * scale, 'half': t * jnp.square(side).sum(-1)} | ({} if mask is None else {'mask': jnp.asarray(mask)})
+    for side, mask in given
+  ]
+  over = valid if y is None else _other  # rows of one side leave themselves out
+  term = logsumexp(lambda pair: pair.dot - pair.anchor['half'] - pair.other['half'], over)
+  (lse, count), _ = Similarity(*sides, fold=fold, precision=precision).reduce([term, size(over)])
+  exists = jnp.ones(len(x), bool) if x_mask is None else jnp.asarray(x_mask)
+  met = exists & (count > 0)
+  # A similarity of one row with everyone's values: inside a `shard_map` the ring brings the other devices' too.
+  numbers = {'pairs': jnp.where(exists, count, 0), 'exists': exists.astype(x.dtype)}
+  everyone = {'z': jnp.where(met, lse, 0)[:, None], 'mask': met, **numbers}
+  terms = [logsumexp(), *(total(lambda pair, name=name: pair.other[name], None) for name in numbers)]
+  ones = {'z': jnp.ones((1, 1), x.dtype)}
+  (log_sum, pairs, anchors), _ = Similarity(ones, everyone, fold=fold).reduce(terms)
+  return Potential(jnp.where(pairs > 0, log_sum, 0)[0], pairs[0], anchors[0])
+
+
 def uniformity(
   x: Float[Array, 'b d'],
   *,
   t: float | Float[Array, ''] = 2,
+  x_mask: Mask = None,
   fold: Fold | str = 'auto',
   precision: str | None = None,
 ) -> Float[Array, '']:
@@ -74,6 +117,7 @@ def uniformity(
   Args:
     x: `[B, D]`, B >= 2.
     t: width of the potential, 2 in the paper.
+    x_mask: `[B]`, False for rows that do not exist; of fewer than two that do the value is 0.
     fold: 'auto', `dense()`, `chunked(rows, cols)`, `ring(axis)`, `local()`; never changes the value.
     precision: of the products: None (float32), 'bfloat16', 'bfloat16_3x'.
 
@@ -81,7 +125,7 @@ def uniformity(
     A scalar. Inside a caller's `shard_map` with `ring(axis)`: the statistic of all devices' rows, on each device.
 
   Raises:
-    ValueError: `x` is not `[B, D]`, B < 2, t <= 0, an unknown fold or precision.
+    ValueError: `x` is not `[B, D]`, B < 2, t <= 0, a mask of another shape, an unknown fold or precision.
 
   Source: Wang and Isola, 2020, section 4.1.2.
   """
@@ -89,12 +133,9 @@ def uniformity(
   if x.ndim != 2 or (x.shape[0] < 2 and not crosses(fold)):
     raise Refusal(f'uniformity needs rows [B, D], B >= 2, but x is {x.shape}')
   inputs.check_positive('t', t)
-  x = inputs.wide(x)
-  half = t * jnp.square(x).sum(-1)
-  op = Similarity({'z': x * jnp.sqrt(2 * jnp.asarray(t, x.dtype)), 'half': half}, fold=fold, precision=precision)
-  (lse,), _ = op.reduce([logsumexp(lambda pair: pair.dot - pair.anchor['half'] - pair.other['half'])])
-  potential, count = inputs.global_logsumexp(lse, fold)
-  return potential - jnp.log(count * (count - 1))
+  inputs.check_entries(len(x), x_mask=x_mask)
+  given = dict(x_mask=x_mask, y_mask=None, t=t, fold=fold, precision=precision)
+  return potential(inputs.wide(x), None, **given).log_mean()
 
 
 def align_uniform(

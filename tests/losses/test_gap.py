@@ -59,6 +59,79 @@ def test_the_loss_equals_brute_force_in_value_and_in_every_gradient(pair_mean):
   assert_close(got, autograd.grad(of_reference)(learnable), 1e-9)
 
 
+def masked(x, y, x_mask, y_mask, pair_mean):
+  """The reference of sides of which some rows do not exist."""
+  pairs = anp.flatnonzero(x_mask & y_mask)
+  logits = anp.dot(x, y.T) / 0.3
+  to_y = anp.log(anp.sum(anp.exp(logits) * y_mask, 1))
+  to_x = anp.log(anp.sum(anp.exp(logits) * x_mask[:, None], 0))
+  clip = (to_y + to_x) / 2 - anp.diag(logits)
+  values = clip + 1.5 * anp.sum((x - y) ** 2, 1)
+  for side, mask in ((x, x_mask), (y, y_mask)):
+    there = anp.flatnonzero(mask)
+    of_all = len(there) ** 2 if pair_mean else len(there)
+    values = values + 0.35 * potential(side, side, 2.5, [(i, j) for i in there for j in there], of_all)
+  other = [(i, j) for i in anp.flatnonzero(x_mask) for j in anp.flatnonzero(y_mask) if i != j]
+  values = values + 0.4 * potential(x, y, 2.5, other, len(other) if pair_mean else x_mask.sum())
+  return anp.sum(values[pairs] * np.arange(1.0, 8.0)[pairs])
+
+
+@pytest.mark.turns(2)
+@pytest.mark.parametrize('fold', [losses.dense(), losses.chunked(3, 4)])
+@pytest.mark.parametrize('pair_mean', [False, True])
+@pytest.mark.parametrize('equal', [False, True])
+def test_with_masks_the_loss_equals_brute_force_of_the_rows_that_exist(equal, pair_mean, fold):
+  x, y = sides()
+  x_mask = np.array([1, 1, 0, 1, 1, 0, 1], bool)
+  y_mask = x_mask if equal else np.array([0, 1, 1, 1, 1, 1, 1], bool)
+
+  def of_loss(xy):
+    given = dict(align_weight=1.5, uniform_weight=0.7, cross_weight=0.4, pair_mean=pair_mean, t=2.5, temperature=0.3)
+    values = losses.clip_with_geometry(*xy, **given, x_mask=x_mask, y_mask=y_mask, fold=fold)
+    return (values * jnp.arange(1.0, 8.0)).sum(), values
+
+  with jax.enable_x64(True):
+    arrays = tuple(jnp.asarray(side, jnp.float64) for side in (x, y))
+    (value, values), got = jit(jax.value_and_grad(of_loss, has_aux=True))(arrays)
+  np.testing.assert_array_equal(values != 0, x_mask & y_mask)
+  assert_close(value, masked(x, y, x_mask, y_mask, pair_mean), 1e-9)
+  assert_close(got, autograd.grad(lambda xy: masked(*xy, x_mask, y_mask, pair_mean))((x, y)), 1e-9)
+
+
+def test_rows_that_do_not_exist_are_left_out():
+  x, y = (jnp.asarray(side, jnp.float32) for side in sides())
+  kept = np.array([0, 2, 3, 6])
+  mask = np.isin(np.arange(7), kept)
+  far = [side.at[np.array([1, 4, 5])].set(30.0) for side in (x, y)]
+  got = losses.clip_with_geometry(*far, temperature=0.2, x_mask=mask, y_mask=mask)
+  np.testing.assert_allclose(got[kept], losses.clip_with_geometry(x[kept], y[kept], temperature=0.2), rtol=1e-5)
+  np.testing.assert_array_equal(got[~mask], 0)
+  np.testing.assert_allclose(losses.uniformity(far[0], x_mask=mask), losses.uniformity(x[kept]), rtol=1e-5)
+
+
+@pytest.mark.parametrize('count', [0, 1])
+def test_without_two_rows_that_exist_there_is_no_uniformity_and_no_gradient_of_it(count):
+  x, y = (jnp.asarray(side, jnp.float32) for side in sides())
+  mask = np.arange(7) < count
+  assert losses.uniformity(x, x_mask=mask) == 0
+  assert losses.cross_uniformity(x, y, x_mask=mask, y_mask=mask) == 0
+  for pair_mean in (False, True):
+    given = dict(temperature=0.2, x_mask=mask, y_mask=mask, pair_mean=pair_mean)
+    loss = jit(jax.value_and_grad(lambda x, given=given: losses.clip_with_geometry(x, y, **given).sum()))
+    value, gradient = loss(x)
+    np.testing.assert_allclose(value, (jnp.square(x - y).sum(-1) * mask).sum(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(gradient, 2 * (x - y) * mask[:, None], rtol=1e-5, atol=1e-6)
+
+
+def test_masks_of_another_shape_or_kind_are_refused():
+  x, y = (jnp.asarray(side, jnp.float32) for side in sides())
+  for call in (losses.cross_uniformity, losses.clip_with_geometry):
+    with pytest.raises(ValueError, match='y_mask must have one entry an instance'):
+      call(x, y, y_mask=np.ones(6, bool))
+  with pytest.raises(ValueError, match='x_mask must be boolean'):
+    losses.uniformity(x, x_mask=np.ones(7))
+
+
 def test_cross_uniformity_equals_brute_force_and_of_one_side_is_uniformity():
   x, y = (jnp.asarray(side, jnp.float32) for side in sides())
   other = [(i, j) for i in range(7) for j in range(7) if i != j]
