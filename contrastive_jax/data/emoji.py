@@ -16,7 +16,7 @@ from contrastive_jax.data import annotations as cldr
 from contrastive_jax.data import cache, decode, emoji_list
 from contrastive_jax.data import tokens as token_kinds
 from contrastive_jax.data.captions import Captions
-from contrastive_jax.data.source import Source, check_split, measure
+from contrastive_jax.data.source import SPLIT_SEED, Source, check_split, measure, permutation
 from contrastive_jax.types import Refusal
 
 PACKAGES = ('fonts-noto-color-emoji', 'unicode-cldr-core', 'unicode-data')  # Debian's, of the three files below
@@ -40,6 +40,8 @@ def emoji(
   vocabulary: int | None = None,
   length: int = 80,
   image_size: int = 64,
+  wrong: float = 0.0,
+  negatives: int = 0,
   font: str | None = None,
   annotations: str | None = None,
   emoji_test: str | None = None,
@@ -63,19 +65,28 @@ def emoji(
     vocabulary: the most tokens of a trained kind, 8,192 if None.
     length: tokens of a caption.
     image_size: pixels; the font's pictures have 136 x 128, and are put on a white square.
+    wrong: share of the training pictures that have the captions of another of them; those of a larger share include
+      those of a smaller one.
+    negatives: of wrong captions, `negative_caption` int32 [b, negatives, length] and `negative_caption_mask` bool
+      [b, negatives]: those of as many pictures that differ from this one in skin tone or gender alone, in the first
+      language, always the same and fewer where there are fewer; 0: no such fields.
     font: the file NotoColorEmoji.ttf; None is where Debian's fonts-noto-color-emoji puts it.
     annotations: folder of `annotations` and `annotationsDerived`; None is that of Debian's unicode-cldr-core.
     emoji_test: Unicode's file emoji-test.txt, from which groups come; None is that of Debian's unicode-data.
 
   Raises:
-    Refusal: unknown split, language or tokens; a file that is missing (with the command that brings it) or damaged; a
-      Pillow that cannot shape sequences of characters.
+    Refusal: unknown split, language or tokens; `wrong` or `negatives` out of range; a file that is missing (with the
+      command that brings it) or damaged; a Pillow that cannot shape sequences of characters.
   """
   check_split(split)
   decode.check_size(image_size)
   token_kinds.check(tokens, vocabulary, length)
+  if not 0 <= wrong <= 1 or negatives < 0:
+    raise Refusal(f'wrong={wrong} and negatives={negatives} are given; a share from 0 to 1 and 0 or more are needed')
   files = _files(font, annotations, emoji_test)
-  return _both(files, _languages(files, languages), keywords, tokens, vocabulary, length, image_size)[split]
+  made = _both(files, _languages(files, languages), keywords, tokens, vocabulary, length, image_size)[split]
+  made = _with_negatives(made, negatives) if negatives else made
+  return _exchanged(made, wrong) if wrong and split == 'train' else made
 
 
 def minimal_pairs(fields: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -98,6 +109,48 @@ def minimal_pairs(fields: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     for rows in alike.values():
       found[attribute] += [(a, b) for i, a in enumerate(rows) for b in rows[i + 1 :] if varied[a] != varied[b]]
   return {attribute: np.array(sorted(pairs), np.int32).reshape(-1, 2) for attribute, pairs in found.items()}
+
+
+def _with_negatives(source: Source, count: int) -> Source:
+  """The source with captions of variants of each picture, in the first slot; variants without one are none."""
+  fields = source.read(np.arange(source.num_examples))
+  tokens, there = fields['caption'][:, 0], fields['caption_mask'][:, 0]
+  variants: list[list[int]] = [[] for _ in tokens]
+  for pairs in minimal_pairs(fields).values():
+    for a, b in pairs.tolist():
+      for row, other in ((a, b), (b, a)):
+        if there[other]:
+          variants[row].append(other)
+  chosen = np.full((len(tokens), count), -1)
+  for row, others in enumerate(variants):
+    some = permutation(SPLIT_SEED, row, len(others))[:count]
+    chosen[row, : len(some)] = np.array(others, int)[some]
+
+  def read(indices):
+    rows = chosen[indices]
+    mask = rows >= 0
+    return source.read(indices) | {
+      'negative_caption': np.where(mask[..., None], tokens[rows], 0),
+      'negative_caption_mask': mask,
+    }
+
+  return source._replace(read=read)
+
+
+def _exchanged(source: Source, share: float) -> Source:
+  """The source with a share of its captions moved on from picture to picture."""
+  captions, count = source.captions, max(2, round(share * source.num_examples))
+  assert captions is not None
+  some = permutation(SPLIT_SEED, 0, source.num_examples)[:count]
+  owner = np.arange(source.num_examples)
+  owner[some] = np.roll(some, 1)
+
+  def read(indices):
+    others = source.read(owner[indices])
+    return source.read(indices) | {name: others[name] for name in ('caption', 'caption_mask')}
+
+  told = captions._replace(texts=lambda indices: captions.texts(owner[indices]))
+  return source._replace(read=read, captions=told)
 
 
 class _Files(NamedTuple):
