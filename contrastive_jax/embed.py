@@ -15,16 +15,21 @@ from absl import flags
 
 from contrastive_jax.engine import command
 from contrastive_jax.engine.checkpoint_flag import CHECKPOINT
+from contrastive_jax.engine.split_flag import SPLIT
 
-_SPLIT = flags.DEFINE_string('split', 'test', "Split of the run's data set to embed, where --images is not given.")
 _IMAGES = flags.DEFINE_string('images', None, "A .npz file with an array 'image', uint8 [n, h, w] or [n, h, w, c].")
 _OUTPUT = flags.DEFINE_string('output', None, 'The .npz file to write; must not exist.')
 
 
 def main(config, workdir: str):
-  """Writes `features`, `projection`, and `label` and `index` where a split is embedded."""
+  """Writes `features` and `projection`; of a split `label` and `index` too.
+
+  Where the run embeds captions, those of a split are in `texts` [n, k, p], and which there are in `text_mask` [n, k],
+  the names of the k in `slots`, and what each example is of in `concept`.
+  """
   from contrastive_jax.data.sources import read_images
   from contrastive_jax.engine.serve import load
+  from contrastive_jax.engine.workdir import arrays_of
   from contrastive_jax.types import Refusal
 
   if _OUTPUT.value is None:
@@ -38,7 +43,7 @@ def main(config, workdir: str):
     raise Refusal(f"--output='{output}' lies in a directory that may not be written to")
   images = None if _IMAGES.value is None else read_images(_IMAGES.value)
   model = load(workdir, config, checkpoint=CHECKPOINT.value)
-  fields = model.embed_split(_SPLIT.value)._asdict() if images is None else model.embed_both(images)
+  fields = arrays_of(model.embed_split(SPLIT.value)) if images is None else model.embed_both(images)
   _write(output, fields)
   print(f'{output}: ' + ', '.join(f'{k} {list(v.shape)}' for k, v in fields.items()))
 

@@ -5,9 +5,9 @@ import json
 import logging
 import os
 import pathlib
-import tempfile
+import secrets
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,15 @@ def kept(kind: str, key: str, make: Callable[[], Arrays]) -> Arrays:
   damaged one is made again; a folder that cannot be written is said in the log, and nothing is kept.
   """
   path = folder() / f'{kind}-{key}.npz'
+  arrays = read(path)
+  if arrays is None:
+    arrays = make()
+    write(path, arrays)
+  return arrays
+
+
+def read(path: pathlib.Path) -> Arrays | None:
+  """The arrays of an archive, never unpickled; None where there is none or, which is said in the log, it is damaged."""
   try:
     with np.load(path, allow_pickle=False) as archive:
       return {name: archive[name] for name in archive.files}
@@ -45,21 +54,24 @@ def kept(kind: str, key: str, make: Callable[[], Arrays]) -> Arrays:
     pass
   except (OSError, ValueError, EOFError, AttributeError, TypeError, KeyError, zipfile.BadZipFile) as error:
     _log.warning('%s is damaged and is made again: %s', path, error)
-  arrays: dict[str, Any] = make()
+  return None
+
+
+def write(path: pathlib.Path, arrays: Mapping[str, Any]):
+  """Writes an archive whole or not at all; a folder that cannot be written is said in the log."""
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f'{kind}-', suffix='.part', delete=False) as file:
-      try:
+    part = path.with_name(f'{path.stem}-{secrets.token_hex(4)}.part')
+    try:
+      with part.open('xb') as file:
         np.savez_compressed(file, **arrays)
         file.flush()
         os.fsync(file.fileno())
-        os.replace(file.name, path)
-      except BaseException:
-        os.unlink(file.name)
-        raise
+      os.replace(part, path)
+    finally:
+      part.unlink(missing_ok=True)
   except OSError as error:
     _log.warning('%s cannot be kept for the next run: %s', path, error)
-  return arrays
 
 
 def packed(content) -> np.ndarray:

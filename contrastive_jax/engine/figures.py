@@ -201,6 +201,13 @@ def nearest(x: Float[np.ndarray, 'n d'], queries: Int[np.ndarray, ' q'], *, k: i
   return np.argsort(-cosine, axis=1, kind='stable')[:, :k]
 
 
+def spread(label: Int[np.ndarray, ' n'], *, most: int, seed: int = 0) -> Int[np.ndarray, ' q']:
+  """Rows at random, one of each class before a second of any."""
+  order = np.random.default_rng(seed).permutation(len(label))
+  first = np.unique(label[order], return_index=True)[1]
+  return order[np.concatenate([np.sort(first), np.setdiff1d(np.arange(len(label)), first)])][:most]
+
+
 def neighbours(
   query: UInt8[np.ndarray, 'q h w c'],
   neighbour: UInt8[np.ndarray, 'q k h w c'],

@@ -160,11 +160,15 @@ def _with_floors(run: Run, path: pathlib.Path, fresh: TrainState) -> Run:
 def _finish(run: Run, path: pathlib.Path, state: TrainState, scores: dict[str, float], *, report: bool):
   """The report, and the scores of the last step."""
   if report:
-    from contrastive_jax.engine import report as pages  # matplotlib and scikit-learn, only where a report is made
+    # matplotlib and scikit-learn, only where a report is made.
+    from contrastive_jax.engine import report as pages
+    from contrastive_jax.engine import retrieved
 
     source, embed = run.sources['test'], run.embedder.at(state.params, state.state, on_host=True)
     images = np.concatenate([b['image'][b['mask']] for b in sweep(source, batch_size=min(1024, source.num_examples))])
     workdir.write_embeddings(path, embed('test'), images, source.label_names)
+    if source.captions and embed('test').texts is not None:
+      retrieved.write(path, retrieved.examples(embed, embed('test'), source.captions, images))
     if processes.first():
       print(f'report: {pages.build(path)}', flush=True)
   return scores or workdir.read_evaluations(path)['evaluations'][-1]['scores']

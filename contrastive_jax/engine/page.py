@@ -2,6 +2,7 @@
 
 import base64
 import html
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ def text(value: Any) -> str:
 
 def page(title: str, facts: str, sections: Mapping[str, str]) -> str:
   """A whole page; the contents of the sections are HTML, titles and facts are plain text."""
-  anchors = {name: name.lower().replace(' ', '-') for name in sections}
+  anchors = _anchors(sections)
   links = ' '.join(f'<a href="#{anchors[name]}">{text(name)}</a>' for name in sections)
   body = ''.join(
     f'<section id="{anchors[name]}"><h2>{text(name)}</h2>\n{content}</section>\n' for name, content in sections.items()
@@ -36,6 +37,15 @@ def page(title: str, facts: str, sections: Mapping[str, str]) -> str:
 """
 
 
+def _anchors(names: Iterable[str]) -> dict[str, str]:
+  """A different fragment for each name, of letters, digits and hyphens alone."""
+  found: dict[str, str] = {}
+  for number, name in enumerate(names):
+    plain = re.sub(r'\W+', '-', name.lower()).strip('-')
+    found[name] = plain if plain and plain not in found.values() else f'{plain}-{number}'
+  return found
+
+
 def figure(light: bytes, dark: bytes, *, alt: str, caption: str, wide: bool = False) -> str:
   """A picture as two embedded PNG files, for light and dark screens."""
   day, night = (f'data:image/png;base64,{base64.b64encode(data).decode()}' for data in (light, dark))
@@ -49,6 +59,16 @@ def figure(light: bytes, dark: bytes, *, alt: str, caption: str, wide: bool = Fa
 def grid(figures: Iterable[str]) -> str:
   """Figures side by side where there is room."""
   return f'<div class="grid">\n{"".join(figures)}</div>\n'
+
+
+def pictures(items: Iterable[tuple[bytes, str, str]], *, coarse: bool = False) -> str:
+  """Small pictures side by side, each a PNG file, its caption and a note; `coarse` ones show their few pixels."""
+  cells = ''.join(
+    f'<li><img src="data:image/png;base64,{base64.b64encode(data).decode()}" alt="{text(caption)}">'
+    f'<span>{text(caption)}</span><small>{text(note)}</small></li>\n'
+    for data, caption, note in items
+  )
+  return f'<ol class="pictures{" coarse" if coarse else ""}">\n{cells}</ol>\n'
 
 
 def table(head: Sequence[str], rows: Iterable[tuple[str, str, Sequence[str]]], *, kind: str = '') -> str:
@@ -74,11 +94,21 @@ def table(head: Sequence[str], rows: Iterable[tuple[str, str, Sequence[str]]], *
 
 
 def settings(values: Mapping[str, Any]) -> str:
-  """Names and values, one a row."""
+  """Names and values, one a row; of what is nested the names are joined by dots."""
   body = ''.join(
-    f'<tr><th scope="row">{text(name)}</th><td>{text(value)}</td></tr>\n' for name, value in values.items()
+    f'<tr><th scope="row">{text(name)}</th><td>{text(value)}</td></tr>\n' for name, value in _flat(values).items()
   )
   return f'<div class="scroll"><table class="settings"><tbody>{body}</tbody></table></div>\n'
+
+
+def _flat(tree: Any, prefix: str = '') -> dict[str, Any]:
+  if not isinstance(tree, Mapping) or not tree:
+    return {prefix: tree}
+  return {
+    key: value
+    for name, child in tree.items()
+    for key, value in _flat(child, f'{prefix}.{name}' if prefix else str(name)).items()
+  }
 
 
 def sentences(lines: Iterable[str]) -> str:
@@ -134,6 +164,11 @@ figure { margin: 0; min-width: 0; }
 figure img { display: block; width: 100%; height: auto; }
 figure.small { max-width: 32rem; }
 figure.wide { max-width: 42rem; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(7.5rem, 1fr)); gap: 1.4rem 1.2rem;
+  margin: 0 0 1.4rem; padding: 0; list-style: none; font-size: .88rem; line-height: 1.35; overflow-wrap: anywhere; }
+.pictures img { display: block; width: 100%; height: auto; margin-bottom: .4rem; }
+.pictures.coarse img { image-rendering: pixelated; }
+.pictures small { display: block; color: var(--muted); font-variant-numeric: tabular-nums; }
 figcaption { margin-top: .5rem; color: var(--muted); font-size: .88rem; }
 .missing { margin: 0; padding: .7rem 1rem; background: var(--tint); border-left: 3px solid var(--line);
   color: var(--muted); }

@@ -9,6 +9,7 @@ file                    what the report takes from it
                         "floors": {"raw pixels": {"knn/accuracy": 0.97}, "random encoder": {...}}}``
 ``embeddings.npz``      the test split: features [n, d], projection [n, p], label [n], index [n]; where there are any,
                         image uint8 [n, h, w, c] and label_names [c]
+``retrieval.npz``       of runs with captions: examples of retrieval, as `engine.retrieved` keeps them
 ``glossary.json``       one-line meanings of metrics
 ``versions.json``       versions of packages, devices
 ======================  ===============================================================================================
@@ -29,10 +30,15 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score
 
-from contrastive_jax.engine import figures, metrics, page
+from contrastive_jax.engine import figures, metrics, page, retrieved
 from contrastive_jax.evals import geometry
 
-HEADLINE = {'linear/accuracy': 'Linear probe', 'knn/accuracy': 'kNN'}
+HEADLINE = {
+  'linear/accuracy': 'Linear probe',
+  'knn/accuracy': 'kNN',
+  'retrieval/t2i_r10': 'Text to image R@10',
+  'retrieval/i2t_r10': 'Image to text R@10',
+}
 CURVES = {'loss': 'loss', 'lr': 'learning rate', 'grad_norm': 'gradient norm'}
 GEOMETRY_CURVES = ('geometry/alignment', 'geometry/uniformity', 'geometry/effective_rank')
 MAP_ROWS, PAIR_ROWS, QUERIES, NEIGHBOURS, SEED = 1000, 2000, 8, 8, 0
@@ -69,10 +75,11 @@ def _build(workdir: pathlib.Path) -> pathlib.Path:
     'Training': _training(run),
     'Map': _map(run),
     'Neighbours': _neighbours(run),
+    **_retrieval(run),
     'Geometry': _geometry(run),
     'All scores': _all_scores(run),
-    'Configuration': page.settings(_flat(run.config)) if run.config else _missing('config.json'),
-    'Versions': page.settings(_flat(run.versions)) if run.versions else _missing('versions.json'),
+    'Configuration': page.settings(run.config) if run.config else _missing('config.json'),
+    'Versions': page.settings(run.versions) if run.versions else _missing('versions.json'),
   }
   path = workdir / 'report.html'
   temporary = path.with_suffix('.tmp')
@@ -253,9 +260,7 @@ def _neighbours(run: _Run) -> str:
   if 'image' not in run.embeddings:
     return _missing('embeddings.npz with the pictures of its rows')
   x, label, image = run.embeddings['features'], _labels(run), run.embeddings['image']
-  order = np.random.default_rng(SEED).permutation(len(x))
-  first = np.unique(label[order], return_index=True)[1]  # one row of each class before a second of any
-  queries = order[np.concatenate([np.sort(first), np.setdiff1d(np.arange(len(x)), first)])][:QUERIES]
+  queries = figures.spread(label, most=QUERIES, seed=SEED)
   found = figures.nearest(x, queries, k=NEIGHBOURS)
   right = label[found] == label[queries][:, None] if _count(run)[1] else None
   caption = 'Left: a test picture. Right: those with the most similar features among the other test rows.'
@@ -268,6 +273,15 @@ def _neighbours(run: _Run) -> str:
     caption,
     wide=True,
   )
+
+
+def _retrieval(run: _Run) -> dict[str, str]:
+  """The section of a run that embeds captions; no section otherwise."""
+  found = retrieved.read(run.workdir)
+  if found is None:
+    return {}
+  caption = retrieved.caption(found)
+  return {'Retrieval': _figure(run, 'retrieval', lambda theme: retrieved.draw(found, theme), caption, wide=True)}
 
 
 def _geometry(run: _Run) -> str:
@@ -370,16 +384,6 @@ def _unusable(run: _Run, rows: int) -> str:
   if not all(np.isfinite(run.embeddings[name]).all() for name in ('features', 'projection') if name in run.embeddings):
     return page.missing('Some embeddings are not finite.')
   return ''
-
-
-def _flat(tree: Any, prefix: str = '') -> dict[str, Any]:
-  if not isinstance(tree, Mapping) or not tree:
-    return {prefix: tree}
-  return {
-    key: value
-    for name, child in tree.items()
-    for key, value in _flat(child, f'{prefix}.{name}' if prefix else str(name)).items()
-  }
 
 
 def _missing(what: str) -> str:

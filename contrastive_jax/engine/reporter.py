@@ -1,7 +1,9 @@
 """Everything that a run says while it goes on: lines, events, progress, and the refusal to go on without numbers."""
 
+import itertools
 import math
 import pathlib
+import re
 import time
 from collections.abc import Callable, Mapping
 
@@ -9,6 +11,9 @@ import jax
 
 from contrastive_jax.engine import processes
 from contrastive_jax.engine.metrics import Nowhere, Progress, Writer
+
+HEADLINE = ('geometry/effective_rank', 'retrieval/t2i_r10', 'retrieval/i2t_r10')
+FEW = 4
 
 
 class NonFinite(RuntimeError):
@@ -86,10 +91,11 @@ class Reporter:
     self._lap = (time.monotonic(), self._seen, self._waited())
 
   def scores(self, step: int, scores: Mapping[str, float]):
-    """Reports the scores of an evaluation."""
+    """Reports the scores of an evaluation; the line has accuracies and `HEADLINE`, or else the first few."""
     self._writer.write(step, scores)
-    shown = {k: v for k, v in scores.items() if k.endswith('/accuracy') or k == 'geometry/effective_rank'}
-    self.message(f'step {step}: ' + '  '.join(f'{k} {v:.4g}' for k, v in shown.items()))
+    shown = {k: v for k, v in scores.items() if k in HEADLINE or re.fullmatch('[^/]+/accuracy', k)}
+    told = shown or dict(itertools.islice(scores.items(), FEW))
+    self.message(f'step {step}: ' + '  '.join(f'{k} {v:.4g}' for k, v in told.items()))
 
   def message(self, text: str):
     """Prints a line."""

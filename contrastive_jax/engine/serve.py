@@ -1,6 +1,7 @@
-"""Using a trained run: one of its checkpoints as a function of images."""
+"""Using a trained run: one of its checkpoints as a function of images, and of texts."""
 
 import pathlib
+from collections.abc import Sequence
 
 import jax
 import ml_collections
@@ -8,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from contrastive_jax.data import identity
+from contrastive_jax.data.cache import checksum
 from contrastive_jax.data.sources import Source
 from contrastive_jax.engine import resolve, setup
 from contrastive_jax.engine.checkpoint import restore_params
@@ -73,10 +75,11 @@ class Model:
   Attributes:
     step: steps that its parameters were trained.
     params: nested dict of parameters.
+    sources: the splits of its data set, opened when rows are first read.
   """
 
   def __init__(self, run: setup.Run, workdir: str | pathlib.Path, checkpoint: int | str = 'newest'):
-    self._run = run
+    self._run, self.sources = run, run.sources
     self.params, self._state, self.step = restore(run, workdir, checkpoint)
 
     def both(params, state, images):
@@ -114,6 +117,22 @@ class Model:
     """The features of uint8 images [n, h, w] or [n, h, w, c], one row an image."""
     return self.embed_both(images)['features']
 
+  def embed_texts(self, strings: Sequence[str]) -> Float[np.ndarray, 'n p']:
+    """Any texts through the text tower, unit norm: their cosines with projections of images are `texts @ images.T`.
+
+    Args:
+      strings: the texts; what is longer than the captions that the run was trained on is cut.
+
+    Raises:
+      Refusal: the method has no text tower; there are no texts, or one text in place of several.
+    """
+    if isinstance(strings, str) or not all(isinstance(each, str) for each in strings):
+      raise Refusal(f'texts must be a list of strings, but they are {strings!r:.80}')
+    found = self._run.embedder.at(self.params, self._state).texts(list(strings))
+    if not len(found):
+      raise Refusal('there are no texts to embed')
+    return np.asarray(found)
+
   def embed_split(self, split: str) -> Embedded:
     """A split ('train' or 'test') of the data set that the run was trained on.
 
@@ -123,6 +142,11 @@ class Model:
     if split not in self._run.sources:
       raise Refusal(f"unknown split '{split}' (known: {', '.join(self._run.sources)})")
     return self._run.embedder.at(self.params, self._state, on_host=True)(split)
+
+  def checksum(self) -> str:
+    """Of parameters and method state: two models that differ in any bit of them have two."""
+    named = jax.tree_util.tree_leaves_with_path((self.params, self._state))
+    return checksum(*(part for path, x in named for part in (jax.tree_util.keystr(path), np.asarray(x).tobytes())))
 
   def save_safetensors(self, path: str | pathlib.Path):
     """Writes parameters and batch statistics to a .safetensors file, from which `config.train.init_from` can start."""

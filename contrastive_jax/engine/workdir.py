@@ -6,6 +6,7 @@ import os
 import pathlib
 import platform
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import ml_collections
@@ -15,7 +16,7 @@ import contrastive_jax
 from contrastive_jax.data import identity
 from contrastive_jax.data.sources import Source
 from contrastive_jax.engine import processes
-from contrastive_jax.types import Refusal
+from contrastive_jax.types import Embedded, Refusal
 
 CONFIG, DATA, EVALUATIONS, VERSIONS = 'config.json', 'data.json', 'evaluations.json', 'versions.json'
 EMBEDDINGS = 'embeddings.npz'
@@ -184,12 +185,24 @@ def write_floors(workdir: pathlib.Path, floors: Mapping[str, Mapping[str, float]
   )
 
 
-def write_embeddings(workdir: pathlib.Path, embedded, images: np.ndarray, label_names: Sequence[str]):
-  """Saves an embedded split, with its pictures and the names of its classes (where they have any), for the report."""
+def arrays_of(embedded: Embedded) -> dict[str, np.ndarray]:
+  """What there is of an embedded split, under the names of its fields; of captions `texts`, `text_mask` and `slots`."""
+  texts = embedded.texts
+  found = {k: np.asarray(v) for k, v in embedded._replace(texts=None)._asdict().items() if v is not None}
+  if texts is not None:
+    found |= {'texts': np.asarray(texts.projection), 'text_mask': texts.mask, 'slots': np.array(texts.slots)}
+  return found
+
+
+def write_embeddings(workdir: pathlib.Path, embedded: Embedded, images: np.ndarray, label_names: Sequence[str]):
+  """Saves an embedded split, with its pictures and the names of its classes (where they have any), for the report.
+
+  Captions are left out: there may be a hundred times as many as pictures.
+  """
   if not processes.first():
     return
   part = workdir / 'embeddings.part.npz'
-  arrays = embedded._asdict() | {'image': images}
+  arrays: dict[str, Any] = arrays_of(embedded._replace(texts=None)) | {'image': images}
   if label_names:
     arrays['label_names'] = np.array(label_names)
   np.savez_compressed(part, **arrays)

@@ -247,7 +247,7 @@ def make(
     per_concept: figures of one picture for each concept too, the first, 'retrieval/one_per_concept/t2i_r10': pictures
       of one concept that look and are called alike cannot be told apart.
     normalise: figures of scores that punish hubs too, 'retrieval/normalised/t2i_r10': 'inverted_softmax',
-      'dual_inverted_softmax', the same with 'dynamic_' before, or 'csls'. See `hubness`.
+      'dual_inverted_softmax', the same with `dynamic_` before, or 'csls'. See `hubness`.
     beta: of the bank of queries (Bogolin et al., 2022).
     gallery_beta: of the bank of items, in dual forms (Wang et al., 2023).
     neighbours: whose nearest items of each row of a bank are hubs in dynamic forms; of an item's in CSLS, which has 10.

@@ -11,7 +11,7 @@ PACKAGE = 'contrastive_jax'
 ROOT = pathlib.Path(__file__).parents[2] / PACKAGE
 
 # Layer -> the other layers it may import. A layer is a folder or a module directly under the package.
-ENTRY = ('train', 'evaluate', 'embed', 'plan')
+ENTRY = ('train', 'evaluate', 'embed', 'plan', 'search')
 LAYERS: dict[str, set[str]] = {
   '__init__': set(),
   'types': set(),
