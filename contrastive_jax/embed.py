@@ -22,11 +22,7 @@ _OUTPUT = flags.DEFINE_string('output', None, 'The .npz file to write; must not 
 
 
 def main(config, workdir: str):
-  """Writes `features` and `projection`; of a split `label` and `index` too.
-
-  Where the run embeds captions, those of a split are in `texts` [n, k, p], and which there are in `text_mask` [n, k],
-  the names of the k in `slots`, and what each example is of in `concept`.
-  """
+  """Writes `features` and `projection`; of a split `label` and `index` too, and what there is of captions."""
   from contrastive_jax.data.sources import read_images
   from contrastive_jax.engine.serve import load
   from contrastive_jax.engine.workdir import arrays_of

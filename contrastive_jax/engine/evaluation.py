@@ -155,7 +155,7 @@ class Bound:
   def __init__(self, embedder: Embedder, params: Params, state: State, on_host: bool):
     self._embedder, self._at, self._on_host = embedder, (params, state), on_host
     self._made: dict[tuple[str, int | None], Embedded] = {}
-    self.label_names = embedder.sources['train'].label_names
+    self.label_names = next(iter(embedder.sources.values())).label_names
 
   def __call__(self, split: str, view: int | None = None) -> Embedded:
     """A split, embedded once."""

@@ -1,5 +1,7 @@
 """Contrastive gap: the loss of CLIP with terms that spread and align the two modalities."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -47,7 +49,7 @@ def cross_uniformity(
   Source: Fahim et al., 2024, "It's Not a Modality Gap"; as a mean over pairs.
   """
   _check(x, y, t, x_mask, y_mask, fold)
-  given = dict(x_mask=x_mask, y_mask=y_mask, t=t, fold=fold, precision=precision)
+  given: dict[str, Any] = dict(x_mask=x_mask, y_mask=y_mask, t=t, fold=fold, precision=precision)
   return potential(inputs.wide(x), inputs.wide(y), **given).log_mean()
 
 
@@ -75,6 +77,12 @@ def _across(found: Potential, pair_mean: bool):
   """That of two sides, without pairs."""
   count = jnp.maximum(found.pairs if pair_mean else found.anchors, 1)
   return jnp.where(found.pairs > 0, found.log_sum - jnp.log(count), 0)
+
+
+def _kept(values, *masks: Mask):
+  for mask in masks:
+    values = values if mask is None else jnp.where(jnp.asarray(mask), values, 0)
+  return values
 
 
 def clip_with_geometry(
@@ -110,8 +118,7 @@ def clip_with_geometry(
     uniform_weight: w_U.
     cross_weight: w_XU; 0 for CUA.
     t: width of the potential, 2 in the paper.
-    pair_mean: divides by the number of pairs, B^2 or B (B - 1), in place of B: other values, the same gradients. Then
-      rows that all coincide have uniformity 0.
+    pair_mean: divides by the number of pairs, B^2 or B (B - 1), in place of B: other values, the same gradients.
     x_mask: `[B]`, False for rows of x that do not exist. In uniformities B is then how many rows of the first side do.
     y_mask: the same of y.
     fold: as in `info_nce`.
@@ -126,20 +133,15 @@ def clip_with_geometry(
   Source: Fahim et al., 2024, "It's Not a Modality Gap: Characterizing and Addressing the Contrastive Gap".
   """
   _check(x, y, t, x_mask, y_mask, fold)
-  masks = dict(x_mask=x_mask, y_mask=y_mask)
+  masks: dict[str, Any] = {'x_mask': x_mask, 'y_mask': y_mask}
   values = symmetric_info_nce(x, y, temperature=temperature, **masks, fold=fold, precision=precision)
   x, y = inputs.wide(x), inputs.wide(y)
-  how = dict(t=t, fold=fold, precision=precision)
+  how: dict[str, Any] = dict(t=t, fold=fold, precision=precision)
   if _counts(align_weight):
     values += align_weight * jnp.square(x - y).sum(-1)
   if _counts(uniform_weight):
-    each = [
-      _with_itself(potential(side, None, x_mask=mask, y_mask=None, **how), pair_mean)
-      for side, mask in ((x, x_mask), (y, y_mask))
-    ]
-    values += uniform_weight * (each[0] + each[1]) / 2
+    within = [potential(side, None, x_mask=mask, y_mask=None, **how) for side, mask in ((x, x_mask), (y, y_mask))]
+    values += uniform_weight * (_with_itself(within[0], pair_mean) + _with_itself(within[1], pair_mean)) / 2
   if _counts(cross_weight):
     values += cross_weight * _across(potential(x, y, **masks, **how), pair_mean)
-  for mask in (x_mask, y_mask):
-    values = values if mask is None else jnp.where(jnp.asarray(mask), values, 0)
-  return values
+  return _kept(values, x_mask, y_mask)

@@ -1,6 +1,6 @@
 """Alignment and uniformity: statistics of unit vectors, alone and as objectives."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -134,7 +134,7 @@ def uniformity(
     raise Refusal(f'uniformity needs rows [B, D], B >= 2, but x is {x.shape}')
   inputs.check_positive('t', t)
   inputs.check_entries(len(x), x_mask=x_mask)
-  given = dict(x_mask=x_mask, y_mask=None, t=t, fold=fold, precision=precision)
+  given: dict[str, Any] = dict(x_mask=x_mask, y_mask=None, t=t, fold=fold, precision=precision)
   return potential(inputs.wide(x), None, **given).log_mean()
 
 

@@ -91,6 +91,30 @@ def _objective(loss: str, of_arrays, learned: list[str], hyper: dict, pivot: boo
   return of_batch
 
 
+def _init(both: captioned.Towers, learned: dict):
+  """The `init` slot: the towers, and the scalars that are learned."""
+
+  def init(key, batch):
+    params, stats = both.init(key, batch)
+    for name, value in learned.items():
+      start = jnp.asarray(value, jnp.float32)
+      params[name] = jnp.log(start) if name == 'temperature' else start
+    return params, {'stats': stats}
+
+  return init
+
+
+def _encode_with_negatives(both: captioned.Towers):
+  """The `encode` slot of a loss that is given wrong captions, `n`, too."""
+
+  def encode(params, state, batch, *, key, step, train):
+    count = batch['caption'].shape[1]
+    features, state = both.encode(params, state, _with_negatives(batch), key=key, step=step, train=train)
+    return {'g': features['g'], 't': features['t'][:, :count], 'n': features['t'][:, count:]}, state
+
+  return encode
+
+
 def make(
   encoder: Encoder,
   head: Encoder,
@@ -141,21 +165,8 @@ def make(
   fixed = {name: value for name, value in hyper.items() if name not in learned}
   of_arrays = objective.bound(loss, _LOSSES, fixed, fold=fold, precision=precision)
   both = captioned.both(encoder, head, text_encoder, text_head, info)
-
-  def init(key, batch):
-    params, stats = both.init(key, batch)
-    for name in learned:
-      start = jnp.asarray(hyper[name], jnp.float32)
-      params[name] = jnp.log(start) if name == 'temperature' else start
-    return params, {'stats': stats}
-
-  def encode(params, state, batch, *, key, step, train):
-    if not _takes(loss, _NEGATIVES):
-      return both.encode(params, state, batch, key=key, step=step, train=train)
-    count = batch['caption'].shape[1]
-    features, state = both.encode(params, state, _with_negatives(batch), key=key, step=step, train=train)
-    return {'g': features['g'], 't': features['t'][:, :count], 'n': features['t'][:, count:]}, state
-
+  init = _init(both, {name: hyper[name] for name in learned})
+  encode = _encode_with_negatives(both) if _takes(loss, _NEGATIVES) else both.encode
   of_batch = _objective(loss, of_arrays, learned, hyper, pivot)
   update = of_temperature.bounded(lowest_temperature) if 'temperature' in learned else unchanged
   return Method(init, encode, of_batch, both.embed, update, per_example=both.per_example)

@@ -1,6 +1,8 @@
 """`fast_clip`: two towers and a loss that remembers every pair of the data set: FastCLIP, SogCLR and iSogCLR of two."""
 
+import functools
 import inspect
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -79,6 +81,18 @@ def _objective(of_rows, temperature_of, info: Info, gamma: float, gamma_epochs: 
   return of_batch
 
 
+def _init(both: captioned.Towers, temperature, rows):
+  """The `init` slot: the towers, a temperature if one is learned, and what `rows()` makes of each side."""
+
+  def init(key, batch):
+    params, stats = both.init(key, batch)
+    if temperature is not None:
+      params['temperature'] = jnp.log(jnp.asarray(temperature, jnp.float32))
+    return params, {'stats': stats, 'per_sample': {side: rows() for side in _SIDES}}
+
+  return init
+
+
 def make(
   encoder: Encoder,
   head: Encoder,
@@ -113,16 +127,14 @@ def make(
     lowest_temperature: that v0 and v3 may learn; those of rows have bounds of their own.
     gamma: rate of the running denominators, in (0, 1].
     gamma_epochs: over so many epochs gamma falls from 1, along half a cosine in steps of an epoch; 0: constant.
-    fold: as of `dual`.
-    precision: as of `dual`.
+    fold, precision: as of `dual`.
     **hyper: the loss's other hyper-parameters.
 
   Raises:
     Refusal: an unknown loss or version; a hyper-parameter that it does not have or refuses; data without captions; more
       than one view or caption an image; gamma outside (0, 1].
 
-  Source: Yuan et al., 2022; Qiu et al., 2023; Wei et al., 2024, whose code learns the temperature itself, at a rate of
-  its own, where this learns its logarithm at the rate of the towers.
+  Source: Yuan et al., 2022; Qiu et al., 2023; Wei et al., 2024, whose code learns no logarithm, at a rate of its own.
   """
   version = hyper.get('version', 'v3') if loss == 'fast_clip' else None
   learns, by_row = version in ('v0', 'v3'), loss == 'isog_clip' or version == 'v2'
@@ -130,14 +142,8 @@ def make(
     learned.check(temperature, lowest_temperature)
   of_rows = objective.bound(loss, _LOSSES, hyper, fold=fold, precision=precision)
   both = captioned.both(encoder, head, text_encoder, text_head, info)
-
-  def init(key, batch):
-    params, stats = both.init(key, batch)
-    if learns:
-      params['temperature'] = jnp.log(jnp.asarray(temperature, jnp.float32))
-    start = dict(temperature=temperature, square=version == 'v2') if by_row else {}
-    rows = {side: losses.running(info.num_examples, **start) for side in _SIDES}
-    return params, {'stats': stats, 'per_sample': rows}
+  start: dict[str, Any] = dict(temperature=temperature, square=version == 'v2') if by_row else {}
+  init = _init(both, temperature if learns else None, functools.partial(losses.running, info.num_examples, **start))
 
   def temperature_of(params):
     if learns:

@@ -127,7 +127,7 @@ def draw(found: Found):
       panel.plot(VIEWS, _ranks(found, loss, temperature), marker='o', label=f'{temperature:g}')
     panel.set(title=NAMES[loss], xlabel='views', xticks=VIEWS)
   panels[0].set(ylabel='effective rank')
-  panels[-1].legend(title='temperature')
+  panels[0].legend(title='temperature', loc='upper right', ncols=2)
   figure.savefig(HERE / 'rank.png', dpi=120)
 
 

@@ -135,6 +135,44 @@ def test_a_missing_caption_is_masked_and_all_padding(cached):
   assert there[:, 0].all() and 0 < there[:, 1].sum() < 2746 and 0 < there[:, 2].sum() < 300
 
 
+def test_a_share_of_training_pictures_has_the_captions_of_another_and_nothing_else_changes(both, fields):
+  options = dict(languages='en,de,te', keywords=True, image_size=TINY)
+  rows, changed = np.arange(2746), {}
+  for share in (0.2, 0.5):
+    train = sources.emoji(**options, wrong=share)
+    found, texts = train.read(rows), train.captions.texts(rows)
+    own = both['train'].captions.texts(rows)
+    changed[share] = np.array([a != b for a, b in zip(texts, own, strict=True)])
+    assert changed[share].sum() == round(share * 2746) and sorted(texts) == sorted(own)
+    np.testing.assert_array_equal(train.captions.encode([text[0] for text in texts]), found['caption'][:, 0])
+    np.testing.assert_array_equal(found['caption_mask'], [[bool(text) for text in row] for row in texts])
+    for name in ('image', 'label', 'concept', 'tone', 'gender'):
+      np.testing.assert_array_equal(found[name], fields['train'][name])
+    np.testing.assert_array_equal(train.read(rows[[7, 3]])['caption'], found['caption'][[7, 3]])
+  assert (changed[0.5] | ~changed[0.2]).all()
+  test = sources.emoji(split='test', **options, wrong=0.5)
+  np.testing.assert_array_equal(test.read(np.arange(864))['caption'], fields['test']['caption'])
+
+
+def test_wrong_captions_are_those_of_variants_in_tone_or_gender(both, fields):
+  options = dict(languages='en,de,te', keywords=True, image_size=TINY)
+  train = sources.emoji(**options, negatives=3)
+  found, caption = train.read(np.arange(2746)), fields['train']['caption'][:, 0]
+  variants = [set() for _ in caption]
+  for pairs in emoji.minimal_pairs(fields['train']).values():
+    for a, b in pairs.tolist():
+      variants[a].add(caption[b].tobytes())
+      variants[b].add(caption[a].tobytes())
+  tokens, mask = found['negative_caption'], found['negative_caption_mask']
+  assert tokens.shape == (2746, 3, 80) and tokens.dtype == np.int32
+  for row, others in enumerate(variants):
+    drawn = {each.tobytes() for each in tokens[row][mask[row]]}
+    assert drawn <= others and len(drawn) == mask[row].sum() == min(3, len(others))
+  assert not tokens[~mask].any() and 0 < mask[:, 0].sum() < 2746
+  np.testing.assert_array_equal(train.read(np.array([9]))['negative_caption'], tokens[9:10])
+  assert 'negative_caption' not in fields['train']
+
+
 def test_pictures_and_captions_are_made_once_and_read_back_the_same(both, fields, monkeypatch):
   def again(*_, **__):
     raise AssertionError('made again')
@@ -224,6 +262,8 @@ def test_missing_files_are_refused_with_the_packages_that_bring_them(tmp_path):
     (dict(languages='en,en'), 'different locales are needed'),
     (dict(languages=()), 'different locales are needed'),
     (dict(image_size=0), 'image_size is 0'),
+    (dict(wrong=1.2), 'wrong=1.2 and negatives=0 are given; a share from 0 to 1'),
+    (dict(negatives=-1), 'negatives=-1 are given'),
   ],
 )
 def test_options_that_cannot_be_used_are_refused(places, options, reason):

@@ -108,7 +108,8 @@ def test_every_console_script_names_a_function_of_an_entry_point():
 
 
 def test_the_package_imports_only_what_it_declares():
-  declared = requirements(setup()['options']['install_requires'])
+  optional = setup()['options.extras_require']['wandb']  # imported where config.train.wandb asks for it
+  declared = requirements(setup()['options']['install_requires']) | requirements(optional)
   owners = importlib.metadata.packages_distributions()
   missing = {name for name in imported() if not declared & {normal(owner) for owner in owners.get(name, [name])}}
   assert missing == set()
