@@ -46,6 +46,7 @@ def test_ten_steps_as_one_program_equal_ten_steps_of_each_run_alone(tmp_path):
   assert len({metrics(path)[-1]['loss'] for path in paths}) == 3
 
 
+@pytest.mark.slow
 def test_a_run_may_begin_as_one_of_several_and_end_alone(tmp_path):
   _, whole = trained(tmp_path / 'whole', OTHERS[:2])
   paths = [entered(tmp_path / str(i), SHORT | each) for i, each in enumerate(OTHERS[:2])]
@@ -94,6 +95,7 @@ def test_what_no_one_program_can_train_is_refused():
     together.check([tiny.run('ssl/simclr', devices=2)])
 
 
+@pytest.mark.slow
 def test_both_ways_are_timed():
   apart, at_once = together.seconds([tiny.run('ssl/simclr', **each) for each in OTHERS[:2]])
   assert 0 < apart < 60

@@ -164,7 +164,7 @@ def test_without_positions_and_causality_a_text_is_a_bag_of_words():
 # --- what every model obeys ---
 
 
-@pytest.mark.turns(2)
+@pytest.mark.turns(4)
 @POOLS
 def test_outputs_and_gradients_do_not_depend_on_how_the_batch_is_cut_with_dropout(pool):
   encoder, params, _ = built(pool, dropout=0.2, stochastic_depth=0.3)
@@ -197,7 +197,7 @@ def test_eight_devices_give_the_features_of_one():
   close(apply(whole, {}, x, keys=keys)[0], expected)
 
 
-@pytest.mark.turns(2)
+@pytest.mark.turns(4)
 @POOLS
 def test_computing_blocks_again_changes_nothing(pool):
   params = built(pool)[1]
@@ -209,6 +209,7 @@ def test_computing_blocks_again_changes_nothing(pool):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), gradient(kept), gradient(again))
 
 
+@pytest.mark.turns(6)
 @POOLS
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float64'])
 def test_features_are_as_wide_as_the_parameters_and_nothing_passes_through_another_type(pool, dtype):
