@@ -126,11 +126,11 @@ def cached(method_of: Callable[[Numbers], Method], expand: Callable, *, microbat
 
   @jax.jit
   def of_loss(train_state: TrainState, raw, pieces):
-    method, step = method_of(train_state.numbers), train_state.step
-    key = step_keys(train_state.numbers['seed'], step).loss
+    method, seed, step = method_of(train_state.numbers), train_state.numbers['seed'], train_state.step
+    key, rest = step_keys(seed, step).loss, without_images(expand(raw, seed, step))  # views are compiled away
 
     def of_both(params, features):
-      out = method.loss(params, train_state.state, features, without_images(raw), key=key, step=step)
+      out = method.loss(params, train_state.state, features, rest, key=key, step=step)
       return out.loss, out
 
     gradients, out = jax.grad(of_both, argnums=(0, 1), has_aux=True)(train_state.params, put_back(pieces))

@@ -46,10 +46,11 @@ def loss(run: Run):
 
   def function(train_state: TrainState, raw, features):
     step = train_state.step
-    key = step_keys(train_state.numbers['seed'], step).loss
+    seed = train_state.numbers['seed']
+    key, rest = step_keys(seed, step).loss, without_images(run.draw(raw, seed, step))
 
     def objective(params, features):
-      return run.method.loss(params, train_state.state, features, without_images(raw), key=key, step=step).loss
+      return run.method.loss(params, train_state.state, features, rest, key=key, step=step).loss
 
     return jax.value_and_grad(objective, (0, 1))(train_state.params, features)
 

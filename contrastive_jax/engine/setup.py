@@ -53,7 +53,8 @@ class Run(NamedTuple):
   mesh: Any
   sources: dict[str, Source]
   views: Views
-  expand: Callable  # (raw batch, seed, step) -> batch with its views
+  draw: Callable  # (raw batch, seed, step) -> batch with the captions of the step
+  expand: Callable  # (raw batch, seed, step) -> the same with its views
   recipes: state.Recipes
   numbers: dict[str, Any]  # of the config, which a step takes as inputs
   method: Method
@@ -212,9 +213,10 @@ def build(
   recipes, views_ = _recipes(config, info), views(config, train)
   how = recipes({}).method
   num_captions = config.data.get('num_captions', 1)
+  draw = functools.partial(_draw, num_captions)
   if num_captions != 1 and not captions:
     raise Refusal(f"config.data.num_captions={num_captions}, but '{train.name}' has no captions")
-  make_views = functools.partial(_expand, views_, small_views(config, train, views_), info, num_captions)
+  make_views = functools.partial(_expand, views_, small_views(config, train, views_), info, draw)
   raw_views = resolve.build(config.data.views, 'data.views', mean=(0.0,) * len(train.mean), std=(1.0,) * len(train.std))
   embedder = functools.partial(Embedder, mesh=mesh, batch_size=max(256, batch_size), seed=config.seed)
   of_texts = 'text_encoder' in resolve.needs(config.method.name)
@@ -226,6 +228,7 @@ def build(
     mesh=mesh,
     sources=data,
     views=views_,
+    draw=draw,
     expand=make_views,
     recipes=recipes,
     numbers=numbers(config),
@@ -272,8 +275,11 @@ def _check_numbers_of_views(large: int, small: int):
     raise Refusal(f'config.data.num_small_views must be at least 0, but it is {small}')
 
 
-def _expand(views_: Views, small: Views | None, info: Info, num_captions: int, batch, seed, step_):
-  if 'caption' in batch:
-    batch = draw_captions(batch, number=num_captions, seed=seed, step=step_)
+def _draw(num_captions: int, batch, seed, step_):
+  return draw_captions(batch, number=num_captions, seed=seed, step=step_) if 'caption' in batch else batch
+
+
+def _expand(views_: Views, small: Views | None, info: Info, draw: Callable, batch, seed, step_):
+  batch = draw(batch, seed, step_)
   counts = dict(num_views=info.num_views, num_small=info.num_small_views)
   return expand(batch, views_, small=small, seed=seed, step=step_, **counts)

@@ -1,5 +1,6 @@
 """Two towers in pairs: with wrong captions, with a language as pivot, with captions that are missing."""
 
+import compiling
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import tiny
 
 from contrastive_jax import losses
+from contrastive_jax.engine import gradient
 from contrastive_jax.types import Refusal
 
 TAU = 0.07
@@ -85,3 +87,19 @@ def test_the_terms_of_the_gap_are_those_of_the_pairs_that_exist():
 def test_what_does_not_fit_is_refused(name, overrides, message):
   with pytest.raises(Refusal, match=message):
     tiny.run(f'multimodal/{name}', **overrides).check()
+
+
+def test_micro_batches_of_drawn_captions_give_the_gradient_of_the_whole_batch():
+  """Of three slots one is drawn, and some captions are missing: the loss must see the masks of those drawn."""
+  languages = "('en','de','ja')"
+  of = tiny.run('multimodal/clip', data__source__languages=languages, data__source__keywords='False')
+  raw = tiny.batches(of, 1)[0]
+  raw = {**raw, 'caption_mask': raw['caption_mask'].at[::2, 1:].set(False).at[1::4, 0].set(False)}
+  state = tiny.fresh(of)
+  want, wanted = compiling.jit(gradient.plain(tiny.method_of(of), of.expand))(state, raw)
+  got, found = tiny.cached(of, 8)(state, raw)
+  assert float(got.loss) == pytest.approx(float(want.loss), rel=1e-5)
+  assert float(got.metrics['positive_similarity']) == pytest.approx(
+    float(want.metrics['positive_similarity']), abs=1e-5
+  )
+  assert tiny.distance(found, wanted) < 1e-4
