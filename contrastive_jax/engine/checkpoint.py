@@ -22,6 +22,7 @@ import os
 import pathlib
 import re
 import shutil
+import threading
 from collections.abc import Iterable
 from typing import Any
 
@@ -35,6 +36,7 @@ from contrastive_jax.types import Refusal
 log = logging.getLogger(__name__)
 
 ARRAYS, MANIFEST, CHECKSUMS = 'arrays', 'manifest.json', 'checksums.json'
+_SAVING = threading.Lock()
 PARTIAL, DELETED = '.partial', '.deleted'
 
 
@@ -75,10 +77,8 @@ class Checkpoints:
       return
     foreign = [other for other in self.steps() if other >= step and other not in self._trusted | self._damaged]
     if foreign:
-      raise Refusal(
-        f'{self._directory} already holds checkpoint {foreign[-1]}, so step {step} is not saved over it: '
-        'restore from it, or use another directory'
-      )
+      there = f'{self._directory} already holds checkpoint {foreign[-1]}, so step {step} is not saved over it'
+      raise Refusal(f'{there}: restore from it, or use another directory')
     leaves = _named_leaves(state)
     partial = self._path(step, PARTIAL)
     if processes.first():
@@ -87,11 +87,11 @@ class Checkpoints:
       described = {name: [list(np.shape(leaf)), str(_dtype(leaf))] for name, leaf in leaves.items()}
       score = None if score is None or math.isnan(score) else float(score)
       _write_json(partial / MANIFEST, {'step': step, 'score': score, 'leaves': described})
-    # Orbax refuses arrays without elements; the manifest is all there is to know about them.
-    stored = {
-      name: leaf if isinstance(leaf, jax.Array) else np.array(leaf) for name, leaf in leaves.items() if np.size(leaf)
-    }
-    response = ocp.save_async(partial / ARRAYS, stored)
+    # Orbax refuses arrays without elements; the manifest is all there is to know of them.
+    stored = {k: v if isinstance(v, jax.Array) else np.array(v) for k, v in leaves.items() if np.size(v)}
+    with _SAVING:
+      response = ocp.save_async(partial / ARRAYS, stored)
+      threading.current_thread() is threading.main_thread() or response.result()  # Orbax mixes up saves of threads
     self._pending = self._worker.submit(self._commit, step, response)
 
   def restore(self, like: Any) -> tuple[Any, int] | None:
