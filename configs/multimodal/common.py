@@ -44,7 +44,7 @@ def coco() -> dict:
     text_head=dict(name='projector', layers=1, features=512),
     schedule=dict(name='cosine', learning_rate=5e-4, scaling='none', warmup=0.05),
     optimiser=dict(name='adamw', beta2=0.98, epsilon=1e-6, weight_decay=0.2),
-    evals=dict(retrieval={}, gap={}),
+    evals=dict(retrieval={}, pooled_retrieval={}, gap={}),
     train=dict(epochs=32, best='retrieval/t2i_r10'),
   )
 

@@ -19,9 +19,9 @@ import numpy as np
 from experiments import captioned
 
 HERE = pathlib.Path(__file__).parent
-EPOCHS = 30
+EPOCHS = 20
 CONFIG = 'multimodal/clip.py'
-SHARES = (0.0, 0.2, 0.4, 0.6)
+SHARES = (0.0, 0.3, 0.6)
 METHODS = {'CLIP': 0.0, 'smoothed by 0.1': 0.1}
 SCORES = {
   'retrieval/t2i_r10': 'R@10 t→i',

@@ -21,7 +21,7 @@ import numpy as np
 from experiments import captioned
 
 HERE = pathlib.Path(__file__).parent
-EPOCHS = 30
+EPOCHS = 20
 LANGUAGES = {'en': 'English', 'de': 'German', 'ja': 'Japanese', 'zh': 'Chinese'}
 CONFIG = 'multimodal/one_to_k.py'
 PAIRS = {'method__loss': 'symmetric_info_nce'}
