@@ -21,6 +21,7 @@ DISTANCES = {
   'squared_euclidean': distances.LpDistance(power=2, **RAW),
   'snr': distances.SNRDistance(**RAW),
 }
+NOT_INVERTED = ('euclidean', 'squared_euclidean', 'snr')
 CLASSES = 4
 
 
@@ -67,14 +68,24 @@ def of_triplets(rows, even, uneven) -> dict[str, torch.Tensor]:
   return made | {f'distance {k}': d(rows) for k, d in DISTANCES.items()} | {'triplet soft': soft(rows, even)}
 
 
+def of_distances(distance, rows, uneven) -> torch.Tensor:
+  """Multi-similarity without and with its mining."""
+  loss = losses.MultiSimilarityLoss(alpha=1.5, beta=4, base=0.6, distance=distance)
+  return torch.stack(
+    [loss(rows, uneven), loss(rows, uneven, miners.MultiSimilarityMiner(0.1, distance=distance)(rows, uneven))]
+  )
+
+
 def of_pairs(rows, uneven, pairs) -> dict[str, torch.Tensor]:
   both, instances = pairs.reshape(-1, pairs.shape[-1]), torch.arange(pairs.shape[1]).repeat(2)
   mined = miners.MultiSimilarityMiner(epsilon=0.1)(rows, uneven)
   return {
     'n_pair': losses.NPairsLoss(distance=DISTANCES['dot'])(both, instances),
     'n_pair normalize': losses.NPairsLoss()(both, instances),
+    **{f'n_pair {k}': losses.NPairsLoss(distance=DISTANCES[k])(both, instances) for k in NOT_INVERTED},
     'multi_similarity': losses.MultiSimilarityLoss()(rows, uneven),
     'multi_similarity mined': losses.MultiSimilarityLoss(alpha=1.5, beta=40, base=0.6)(rows, uneven, mined),
+    **{f'multi_similarity {k}': of_distances(DISTANCES[k], rows, uneven) for k in NOT_INVERTED},
     'circle': losses.CircleLoss()(rows, uneven),
     'circle of faces': losses.CircleLoss(m=0.25, gamma=256)(rows, uneven),
     'nt_xent': losses.NTXentLoss(temperature=0.1)(both, instances),
