@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from contrastive_jax.losses import inputs
-from contrastive_jax.similarity import Pair
+from contrastive_jax.similarity import Pair, dot
 from contrastive_jax.similarity.products import check_precision, similarities
 from contrastive_jax.types import Refusal, nearest
 
@@ -25,14 +25,14 @@ class Distance(NamedTuple):
   value: Callable[[Pair], Float[Array, '']]
 
 
-def _squares(z: Float[Array, 'n d'], precision: str | None) -> Float[Array, ' n']:
+def _products(x: Float[Array, 'n d'], y: Float[Array, 'n d'], precision: str | None) -> Float[Array, ' n']:
   # The products of the pairs themselves: where these are reduced, a row must still be at distance 0 from its like.
   precision = check_precision(precision)
-  return jax.vmap(lambda row: similarities(row[None], row[None], precision)[0, 0])(z)
+  return jax.vmap(lambda a, b: similarities(a[None], b[None], precision)[0, 0])(x, y)
 
 
 def _with_squares(z, precision):
-  return {'z': z, 'square': _squares(z, precision)}
+  return {'z': z, 'square': _products(z, z, precision)}
 
 
 def _centred(z, precision):
@@ -81,3 +81,17 @@ def named(name: str) -> Distance:
   if name not in _DISTANCES:
     raise Refusal(f"unknown distance '{name}'{nearest(str(name), _DISTANCES)}")
   return _DISTANCES[name]
+
+
+def closeness(name: str) -> Callable[[Pair], Float[Array, '']]:
+  """The negative distance of this name as the value of a term; of 'dot' the inner product itself."""
+  value = named(name).value
+  return dot if name == 'dot' else lambda pair: -value(pair)
+
+
+def by_position(
+  name: str, rows: dict[str, Array], others: dict[str, Array], precision: str | None
+) -> Float[Array, ' n']:
+  """Distance of each of the rows, as `Distance.rows` makes them, from the other of its position."""
+  entries = [{k: v for k, v in side.items() if k != 'z'} for side in (rows, others)]
+  return jax.vmap(lambda *pair: named(name).value(Pair(*pair)))(_products(rows['z'], others['z'], precision), *entries)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from contrastive_jax.losses import inputs, per_sample
-from contrastive_jax.losses.inputs import Temperature
+from contrastive_jax.losses.inputs import Mask, Temperature
 from contrastive_jax.losses.per_sample import Negatives, Rate, Running, Scalar
 from contrastive_jax.similarity import Fold, Similarity, dot, logsumexp, mean, negative
 from contrastive_jax.types import Refusal, nearest
@@ -18,9 +18,10 @@ __all__ = ['fast_clip', 'isog_clip', 'sog_clip']
 Sides = tuple[Running, Running]
 
 
-def _check(x, y, state, gamma, *fields: str) -> Sides:
+def _check(x, y, state, gamma, mask, *fields: str) -> Sides:
   """The two sides of the state, without gradient."""
   inputs.check_sides(x, y, equal=True)
+  inputs.check_entries(len(x), mask=mask)
   per_sample.check_gamma(gamma)
   if isinstance(state, Running) or not isinstance(state, tuple | list) or len(state) != 2:
     raise Refusal('state must be a pair, the rows of losses.running(...) for x and for y')
@@ -32,17 +33,18 @@ def _scaled(pair):
   return pair.dot * pair.anchor['scale']
 
 
-def _of_sides(x, y, temperatures, fold, precision, *, individual: bool) -> list[Negatives]:
+def _of_sides(x, y, mask, temperatures, fold, precision, *, individual: bool) -> list[Negatives]:
   """Of x against y and of y against x; with divergences where temperatures are individual."""
+  there = {} if mask is None else {'mask': jnp.asarray(mask)}
   scales = [1 / temperature for temperature in temperatures]
   if individual:
-    rows, cols, logit = {'z': x, 'scale': scales[0]}, {'z': y, 'scale': scales[1]}, _scaled
+    rows, cols, logit = {'z': x, 'scale': scales[0], **there}, {'z': y, 'scale': scales[1], **there}, _scaled
   else:
-    rows, cols, logit = {'z': x * scales[0]}, {'z': y}, dot
+    rows, cols, logit = {'z': x * scales[0], **there}, {'z': y, **there}, dot
   term = [logsumexp(logit, negative)]
   lses = [lse for (lse,) in Similarity(rows, cols, fold=fold, precision=precision).reduce(term, term)]
-  seen = [~jnp.isneginf(lse) for lse in lses]
-  log_count = per_sample.log_count(lses[0], 1, fold)
+  seen = [~jnp.isneginf(lse) & there.get('mask', True) for lse in lses]
+  log_count = per_sample.log_count(lses[0], 1, fold, mask)
   means = [jnp.where(some, lse - log_count, 0) for lse, some in zip(lses, seen, strict=True)]
   own = [jnp.where(some, (x * y).sum(-1) * scale, 0) for scale, some in zip(scales, seen, strict=True)]
   found = [Negatives(each - pair, some) for each, pair, some in zip(means, own, seen, strict=True)]
@@ -54,11 +56,11 @@ def _of_sides(x, y, temperatures, fold, precision, *, individual: bool) -> list[
   return [each._replace(divergence=one + 1) for each, (one,) in zip(found, divergences, strict=True)]
 
 
-def _blended(state: Sides, found: list[Negatives], gamma, from_zero: bool, diagonal: bool, fold):
+def _blended(state: Sides, found: list[Negatives], mask, gamma, from_zero: bool, diagonal: bool, fold):
   """The new running denominators of both sides, in logarithms; with the pair itself, of difference 0, if `diagonal`."""
   means = [each.log_mean for each in found]
   if diagonal:
-    log_count = per_sample.log_count(means[0], 1, fold)
+    log_count = per_sample.log_count(means[0], 1, fold, mask)
     means = [jnp.logaddexp(each, -log_count) for each in means]
   return [
     per_sample.blend(side, log_mean, each.seen, gamma, from_zero=from_zero)
@@ -66,10 +68,10 @@ def _blended(state: Sides, found: list[Negatives], gamma, from_zero: bool, diago
   ]
 
 
-def _global(x, y, state: Sides, temperatures, rho, *, gamma, from_zero, diagonal, individual, fold, precision):
+def _global(x, y, state: Sides, temperatures, rho, *, mask, gamma, from_zero, diagonal, individual, fold, precision):
   """Values of the pairs; the sides' statistics and running denominators."""
-  found = _of_sides(x, y, temperatures, fold, precision, individual=individual)
-  log_s = _blended(state, found, gamma, from_zero, diagonal, fold)
+  found = _of_sides(x, y, mask, temperatures, fold, precision, individual=individual)
+  log_s = _blended(state, found, mask, gamma, from_zero, diagonal, fold)
   values = jnp.zeros_like(found[0].log_mean)
   for each, log_denominator, temperature in zip(found, log_s, temperatures, strict=True):
     weight = temperature * jnp.exp(each.log_mean - log_denominator)
@@ -86,6 +88,7 @@ def sog_clip(
   gamma: Rate = 0.8,
   from_zero: bool = False,
   diagonal: bool = False,
+  mask: Mask = None,
   fold: Fold | str = 'auto',
   precision: str | None = None,
 ) -> tuple[Float[Array, ' b'], Sides]:
@@ -104,23 +107,25 @@ def sog_clip(
     gamma: as in `sog_clr`.
     from_zero: as in `sog_clr`; the official code does.
     diagonal: keeps the pair itself in g, as 1 / (B - 1): the official code does. It has no gradient of its own.
+    mask: `[B]`, False for pairs that do not exist: neither anchors nor candidates, and B is the number of the others.
     fold: as in `nt_xent`.
     precision: as in `nt_xent`.
 
   Returns:
-    One value per pair, `[B]`, and the new state. Without negatives (B = 1) values are 0 and the state stays.
+    One value per pair, `[B]`, and the new state. Without negatives (B = 1) and where masked values are 0 and the state
+    stays.
 
   Raises:
-    ValueError: shapes that differ, a static temperature <= 0, gamma outside (0, 1], a state of other rows.
+    ValueError: shapes that differ, a static temperature <= 0, gamma outside (0, 1], a state or mask of other rows.
 
   Source: Yuan et al., 2022; the code of Qiu et al., 2023, which besides adds 1e-10 to s in the weights.
   """
-  state = _check(x, y, state, gamma)
+  state = _check(x, y, state, gamma, mask)
   inputs.check_temperature(temperature)
   x, y = inputs.wide(x), inputs.wide(y)
   temperature = jax.lax.stop_gradient(jnp.asarray(temperature, x.dtype))
-  how = dict(gamma=gamma, from_zero=from_zero, diagonal=diagonal, individual=False, fold=fold, precision=precision)
-  values, found, log_s = _global(x, y, state, (temperature, temperature), 0, **how)
+  how = dict(from_zero=from_zero, diagonal=diagonal, individual=False, fold=fold, precision=precision)
+  values, found, log_s = _global(x, y, state, (temperature, temperature), 0, mask=mask, gamma=gamma, **how)
   of_x, of_y = (
     per_sample.remember(side, each.seen, log_denominator=s) for side, each, s in zip(state, found, log_s, strict=True)
   )
@@ -141,6 +146,7 @@ def isog_clip(
   tau_min: float = 0.005,
   tau_max: float = 1.0,
   tau_clip: float = 5.0,
+  mask: Mask = None,
   fold: Fold | str = 'auto',
   precision: str | None = None,
 ) -> tuple[Float[Array, ' b'], Sides]:
@@ -161,6 +167,7 @@ def isog_clip(
     tau_min: least temperature.
     tau_max: largest temperature.
     tau_clip: largest magnitude of a gradient.
+    mask: as in `sog_clip`.
     fold: as in `nt_xent`.
     precision: as in `nt_xent`.
 
@@ -168,13 +175,13 @@ def isog_clip(
 
   Source: Qiu et al., 2023, and its code for CC3M, whose defaults these are.
   """
-  state = _check(x, y, state, gamma, 'temperature', 'momentum')
+  state = _check(x, y, state, gamma, mask, 'temperature', 'momentum')
   per_sample.check_range(tau_min, tau_max, beta=tau_beta, clip=tau_clip)
   x, y = inputs.wide(x), inputs.wide(y)
   rho = jax.lax.stop_gradient(jnp.asarray(rho, x.dtype))
   temperatures = [jnp.asarray(side.temperature, x.dtype) for side in state]
-  how = dict(gamma=gamma, from_zero=from_zero, diagonal=diagonal, individual=True, fold=fold, precision=precision)
-  values, found, log_s = _global(x, y, state, temperatures, rho, **how)
+  how = dict(from_zero=from_zero, diagonal=diagonal, individual=True, fold=fold, precision=precision)
+  values, found, log_s = _global(x, y, state, temperatures, rho, mask=mask, gamma=gamma, **how)
   sides = []
   for side, each, s in zip(state, found, log_s, strict=True):
     gradient = jnp.clip(per_sample.of_temperature(each, s, rho), -tau_clip, tau_clip)
@@ -187,13 +194,13 @@ VERSIONS = ('v0', 'v1', 'v2', 'v3')
 TAU_GRADIENTS = ('exact', 'released')
 
 
-def _check_version(x, y, state, version: str, temperature, gamma, tau_gradient: str) -> Sides:
+def _check_version(x, y, state, version: str, temperature, gamma, mask, tau_gradient: str) -> Sides:
   """The two sides of the state, without gradient; refuses what `fast_clip` refuses."""
   for name, value, known in (('version', version, VERSIONS), ('tau_gradient', tau_gradient, TAU_GRADIENTS)):
     if value not in known:
       raise Refusal(f"unknown {name} '{value}'{nearest(str(value), known)}")
   inputs.check_temperature(temperature)
-  return _check(x, y, state, gamma, *(('temperature', 'momentum', 'square') if version == 'v2' else ()))
+  return _check(x, y, state, gamma, mask, *(('temperature', 'momentum', 'square') if version == 'v2' else ()))
 
 
 def _damped(x, factor: float):
@@ -253,6 +260,7 @@ def fast_clip(
   tau_gradient: str = 'released',
   tau_rate: Rate = 0.0133,
   epoch: Rate = 0,
+  mask: Mask = None,
   fold: Fold | str = 'auto',
   precision: str | None = None,
 ) -> tuple[Float[Array, ' b'], Sides]:
@@ -278,6 +286,7 @@ def fast_clip(
     tau_gradient: 'released', or 'exact': the temperature's gradient through G is halved too, and v3's is consistent.
     tau_rate: step size of v2's temperatures.
     epoch: of v2's Adam, from 0.
+    mask: as in `sog_clip`.
     fold: as in `nt_xent`.
     precision: as in `nt_xent`.
 
@@ -285,12 +294,12 @@ def fast_clip(
 
   Source: Wei et al., 2024, "FastCLIP", and its code, Optimization-AI/fast_clip.
   """
-  state = _check_version(x, y, state, version, temperature, gamma, tau_gradient)
+  state = _check_version(x, y, state, version, temperature, gamma, mask, tau_gradient)
   x, y = (_damped(inputs.wide(side), feature_grad_scale) for side in (x, y))
   temperatures = _temperatures(state, version, temperature, x.dtype)
   through = [_damped(each, 1.0 if tau_gradient == 'released' else 0.5) for each in temperatures]
-  found = _of_sides(x, y, through, fold, precision, individual=version == 'v2')
-  log_u = _blended(state, found, gamma, False, False, fold)
+  found = _of_sides(x, y, mask, through, fold, precision, individual=version == 'v2')
+  log_u = _blended(state, found, mask, gamma, False, False, fold)
   floors = _floored(log_u, eps)
   multiply = version == 'v3' if multiply_tau is None else multiply_tau
   values = _released(found, log_u, floors, temperatures, rho, multiply=multiply, version=version)

@@ -177,13 +177,16 @@ def within_views(z: Float[Array, 'v b d'], temperature, fold: Fold | str, precis
   return jax.lax.map(energy, z)
 
 
-def global_logsumexp(values: Float[Array, ' n'], fold: Fold | str) -> tuple[Float[Array, ''], Float[Array, '']]:
-  """log sum exp of all devices' values, and how many they are.
+def global_logsumexp(
+  values: Float[Array, ' n'], fold: Fold | str, mask: Bool[Array, ' n'] | None = None
+) -> tuple[Float[Array, ''], Float[Array, '']]:
+  """log sum exp of all devices' values that are not masked, and how many they are.
 
   Written as a similarity of one row with everyone's values, so that inside a caller's `shard_map` the ring brings the
   other devices' values too.
   """
-  op = Similarity({'z': jnp.ones((1, 1), values.dtype)}, {'z': values[:, None]}, fold=fold)
+  cols = {'z': values[:, None]} | ({} if mask is None else {'mask': jnp.asarray(mask)})
+  op = Similarity({'z': jnp.ones((1, 1), values.dtype)}, cols, fold=fold)
   (lse, count), _ = op.reduce([logsumexp(), size()])
   return lse[0], count[0]
 

@@ -7,12 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from contrastive_jax.losses import distances, inputs
-from contrastive_jax.losses.softmax import info_nce
 from contrastive_jax.similarity import (
   Fold,
   Similarity,
   crosses,
-  dot,
   logsumexp,
   maximum,
   minimum,
@@ -198,6 +196,7 @@ def n_pair(
   *,
   penalty: float | Float[Array, ''] = 0.02,
   normalize: bool = False,
+  distance: str = 'dot',
   fold: Fold | str = 'auto',
   precision: str | None = None,
 ) -> Float[Array, ' b']:
@@ -206,13 +205,16 @@ def n_pair(
   .. math:: \ell_i = -x_i^\top y_i + \log \sum_j e^{x_i^\top y_j}
             + \lambda \big( \lVert x_i \rVert^2 + \lVert y_i \rVert^2 \big)
 
-  There is no temperature: the norms are learned, and held by the penalty.
+  With another distance d, :math:`-d(x_i, y_j)` stands for the inner products. There is no temperature: the norms are
+  learned, and held by the penalty.
 
   Args:
     x: anchors `[B, D]`, one of each class.
     y: positives `[B, D]`; y[i] has the class of x[i].
     penalty: lambda. Public codes have this form with 0.02, or with 0.0005 (TensorFlow's 0.25 of 0.002).
     normalize: scales the rows to unit norm first, as some libraries do; the penalty is then constant.
+    distance: of the anchor and a second row, 'dot', 'cosine', 'euclidean', 'squared_euclidean' or 'snr', see
+      `losses.distances.named`. Of 'snr' norms are no matter: they need no penalty.
     fold: as in `info_nce`.
     precision: as in `info_nce`.
 
@@ -220,9 +222,10 @@ def n_pair(
     One value per pair, `[B]`.
 
   Raises:
-    ValueError: shapes that differ, an unknown fold or precision.
+    ValueError: shapes that differ, an unknown distance, fold or precision.
 
-  Source: Sohn, 2016, "Improved Deep Metric Learning with Multi-class N-pair Loss Objective", section 3.
+  Source: Sohn, 2016, "Improved Deep Metric Learning with Multi-class N-pair Loss Objective", section 3; with 'snr' Yuan
+  et al., 2019, "Signal-To-Noise Ratio: A Robust Distance Metric for Deep Metric Learning".
   """
   inputs.check_sides(x, y, equal=True)
   check_scalars(penalty=penalty)
@@ -230,17 +233,20 @@ def n_pair(
   if normalize:
     x, y = inputs.unit(x), inputs.unit(y)
   squares = jnp.square(x).sum(-1) + jnp.square(y).sum(-1)
-  return info_nce(x, y, temperature=1.0, fold=fold, precision=precision) + penalty * squares
+  rows, cols = (distances.named(distance).rows(side, precision) for side in (x, y))
+  term = logsumexp(distances.closeness(distance))
+  (of_all,), _ = Similarity(rows, cols, fold=fold, precision=precision).reduce([term])
+  return of_all + distances.by_position(distance, rows, cols, precision) + penalty * squares
 
 
 # --- all positives and all negatives of an anchor at once ---
 
 
-def _rows(z: Float[Array, 'v b d'], labels, **scalars):
+def _rows(z: Float[Array, 'v b d'], labels, distance: str = 'dot', precision: str | None = None, **scalars):
   """The rows of all views; scalars travel with them, as no term may close over an array."""
   flat = inputs.flatten(z)
   entries = {k: jnp.broadcast_to(jnp.asarray(v, z.dtype), flat.shape[:1]) for k, v in scalars.items()}
-  return {'z': flat, 'id': _ids(flat, labels), **entries}
+  return distances.named(distance).rows(flat, precision) | {'id': _ids(flat, labels), **entries}
 
 
 def one_more(lse, offset):
@@ -249,20 +255,11 @@ def one_more(lse, offset):
   return jnp.where(some, jax.nn.softplus(jnp.where(some, lse, 0) + offset), 0)
 
 
-def _mined(rows, margin, fold, precision) -> dict[str, Array]:
+def _mined(rows, close: Callable, margin, fold, precision) -> dict[str, Array]:
   """Limits of what an anchor keeps; infinite, so that it keeps nothing, where it has no positive or no negative."""
-  fixed = rows | {'z': jax.lax.stop_gradient(rows['z'])}
-  op = Similarity(fixed, fold=fold, precision=precision)
-  (least, most), _ = op.reduce([minimum(dot, positive), maximum(dot, negative)])
+  op = Similarity(jax.lax.stop_gradient(rows), fold=fold, precision=precision)
+  (least, most), _ = op.reduce([minimum(close, positive), maximum(close, negative)])
   return {'above': least - margin, 'below': most + margin}
-
-
-def _pulled(pair):
-  return positive(pair) & (pair.dot < pair.anchor['below'] if 'below' in pair.anchor else True)
-
-
-def _pushed(pair):
-  return negative(pair) & (pair.dot > pair.anchor['above'] if 'above' in pair.anchor else True)
 
 
 def multi_similarity(
@@ -273,6 +270,7 @@ def multi_similarity(
   beta: float | Float[Array, ''] = 50.0,
   base: float | Float[Array, ''] = 0.5,
   mining_margin: float | None = None,
+  distance: str = 'dot',
   fold: Fold | str = 'auto',
   precision: str | None = None,
 ) -> Float[Array, 'v b']:
@@ -281,7 +279,7 @@ def multi_similarity(
   .. math:: \ell_a = \frac1\alpha \log \Big( 1 + \sum_{p \in P_a} e^{-\alpha (s_{ap} - \lambda)} \Big)
             + \frac1\beta \log \Big( 1 + \sum_{n \in N_a} e^{\beta (s_{an} - \lambda)} \Big), \qquad s = z^\top z
 
-  With a mining margin :math:`\epsilon` an anchor keeps the positives with
+  With another distance d, :math:`s = -d`. With a mining margin :math:`\epsilon` an anchor keeps the positives with
   :math:`s_{ap} < \max_n s_{an} + \epsilon` and the negatives with :math:`s_{an} > \min_p s_{ap} - \epsilon`, a choice
   without gradient; without a positive or without a negative it keeps nothing.
 
@@ -290,8 +288,9 @@ def multi_similarity(
     labels: `[B]` integers; rows of other labels are negatives. A label of -1 equals none.
     alpha: weight of positives.
     beta: weight of negatives.
-    base: lambda; 0.5 in public codes.
+    base: lambda, a similarity: 0.5 in public codes, and below 0 for distances, whose libraries take its negative.
     mining_margin: epsilon, 0.1 in the paper; None keeps all pairs.
+    distance: as of `n_pair`.
     fold: as in `nt_xent`.
     precision: as in `nt_xent`.
 
@@ -300,18 +299,25 @@ def multi_similarity(
     without positives has the second part alone.
 
   Raises:
-    ValueError: `z` is not `[V, B, D]`, labels are not integers `[B]`, alpha or beta <= 0, an unknown fold or precision.
+    ValueError: `z` is not `[V, B, D]`, labels are not integers `[B]`, alpha or beta <= 0, an unknown option.
 
   Source: Wang et al., 2019, "Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning".
   """
   _check(z, labels, alpha=alpha, beta=beta)
   check_scalars(base=base)
   z = inputs.wide(z)
-  rows = _rows(z, labels, alpha=alpha, beta=beta)
-  rows |= {} if mining_margin is None else _mined(rows, mining_margin, fold, precision)
+  rows, close = _rows(z, labels, distance, precision, alpha=alpha, beta=beta), distances.closeness(distance)
+  rows |= {} if mining_margin is None else _mined(rows, close, mining_margin, fold, precision)
+
+  def pulled(pair):
+    return positive(pair) & (close(pair) < pair.anchor['below'] if 'below' in pair.anchor else True)
+
+  def pushed(pair):
+    return negative(pair) & (close(pair) > pair.anchor['above'] if 'above' in pair.anchor else True)
+
   terms = [
-    logsumexp(lambda pair: -pair.anchor['alpha'] * pair.dot, _pulled),
-    logsumexp(lambda pair: pair.anchor['beta'] * pair.dot, _pushed),
+    logsumexp(lambda pair: -pair.anchor['alpha'] * close(pair), pulled),
+    logsumexp(lambda pair: pair.anchor['beta'] * close(pair), pushed),
   ]
   (near, far), _ = Similarity(rows, fold=fold, precision=precision).reduce(terms)
   values = one_more(near, alpha * base) / alpha + one_more(far, -beta * base) / beta

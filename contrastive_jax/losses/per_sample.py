@@ -180,10 +180,12 @@ def against_uniform(logit):
   return value
 
 
-def log_count(lse: Float[Array, ' n'], own: int, fold) -> Float[Array, '']:
-  """The logarithm of how many rows there are on all devices, less an anchor's own."""
-  crossed = crosses(fold)
-  rows = inputs.global_logsumexp(jnp.zeros_like(lse), fold)[1] if crossed else jnp.asarray(lse.size, lse.dtype)
+def log_count(lse: Float[Array, ' n'], own: int, fold, mask: inputs.Mask = None) -> Float[Array, '']:
+  """The logarithm of how many rows there are on all devices, of those that are not masked, less an anchor's own."""
+  if crosses(fold):
+    rows = inputs.global_logsumexp(jnp.zeros_like(lse), fold, mask)[1]
+  else:
+    rows = jnp.asarray(lse.size if mask is None else mask.sum(), lse.dtype)
   return jnp.log(jnp.maximum(rows - own, 1))
 
 

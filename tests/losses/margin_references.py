@@ -55,22 +55,23 @@ def triplet(z, labels, margin, mining='hard', soft=False, distance='euclidean', 
   return np.reshape(np.stack([sum(c, zero) * s for c, s in zip(costs, share, strict=True)]), z.shape[:2])
 
 
-def n_pair(x, y, penalty, normalize=False):
+def n_pair(x, y, penalty, normalize=False, distance='dot'):
   values = []
   if normalize:
     x, y = (side / np.sqrt(np.sum(side**2, 1))[:, None] for side in (x, y))
   for i in range(len(x)):
-    entropy = np.log(sum(np.exp(np.dot(x[i], y[j])) for j in range(len(y)))) - np.dot(x[i], y[i])
+    d = [globals()['distance'](distance, x[i], y[j]) for j in range(len(y))]
+    entropy = np.log(sum(np.exp(-each) for each in d)) + d[i]
     values.append(entropy + penalty * (np.sum(x[i] ** 2) + np.sum(y[i] ** 2)))
   return np.stack(values)
 
 
-def multi_similarity(z, labels, alpha, beta, base, mining_margin=None):
+def multi_similarity(z, labels, alpha, beta, base, mining_margin=None, distance='dot'):
   rows, labels = _flat(z, labels)
   values = []
   for a in range(len(rows)):
     positives, negatives = _kinds(labels, a)
-    s = {j: np.dot(rows[a], rows[j]) for j in positives + negatives}
+    s = {j: -globals()['distance'](distance, rows[a], rows[j]) for j in positives + negatives}
     if mining_margin is not None:
       most = max([getval(s[n]) for n in negatives], default=-math.inf)
       least = min([getval(s[p]) for p in positives], default=math.inf)

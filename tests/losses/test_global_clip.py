@@ -49,16 +49,16 @@ def compiled(name: str, **options):
   """(x, y, state, traced keywords) -> value, (values, new state), gradient in x, y and the keywords."""
   loss = functools.partial(getattr(losses, name), **options)
 
-  def mean(x, y, traced, state):
-    values, state = loss(x, y, state, **traced)
+  def mean(x, y, traced, state, mask):
+    values, state = loss(x, y, state, mask=mask, **traced)
     return values.mean(), (values, state)
 
   return jit(jax.value_and_grad(mean, (0, 1, 2), has_aux=True))
 
 
-def run(name, x, y, state, traced=None, **options):
+def run(name, x, y, state, traced=None, mask=None, **options):
   """Values, the new state, and gradients in x, y and what is traced."""
-  (_, (values, state)), gradients = compiled(name, **options)(x, y, traced or {}, state)
+  (_, (values, state)), gradients = compiled(name, **options)(x, y, traced or {}, state, mask)
   return jax.tree.map(np.asarray, (values, state, gradients))
 
 
@@ -281,6 +281,35 @@ def test_a_pair_alone_has_a_value_of_zero_and_leaves_the_state_as_it_was():
       np.testing.assert_array_equal(after, before)
 
 
+KINDS = {
+  'sog_clip': dict(temperature=0.1),
+  'sog_clip with the pair': dict(temperature=0.1, diagonal=True),
+  'isog_clip': {},
+  'fast_clip': {},
+  'fast_clip v2': dict(version='v2'),
+}
+
+
+@pytest.mark.turns(2)
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('fold', [losses.dense(), losses.chunked(3, 5)], ids=['dense', 'chunked'])
+def test_pairs_that_are_masked_are_as_if_they_were_not_there(kind, fold):
+  x, y, state = *pairs(), visited()
+  mask = np.array([True, True, False, True, True, False, True, True])
+  name, options = kind.split()[0], KINDS[kind] | dict(fold=fold)
+  values, new, gradients = run(name, x, y, state, mask=mask, **options)
+  few = [side[mask] for side in (x, y)], jax.tree.map(lambda row: row[mask], state)
+  want, after, of_few = run(name, *few[0], few[1], **options)
+  close(values[mask], want)
+  assert not values[~mask].any()
+  # A mean over eight pairs of which two are 0, and over six.
+  close([side[mask] * B for side in gradients[:2]], [side * mask.sum() for side in of_few[:2]], 2e-5)
+  assert not any(side[~mask].any() for side in gradients[:2])
+  for before, got, each in zip(*(jax.tree.leaves(s) for s in (state, new, after)), strict=True):
+    np.testing.assert_allclose(got[mask], each, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(got[~mask], before[~mask])
+
+
 @pytest.mark.parametrize(
   ('call', 'message'),
   [
@@ -292,6 +321,7 @@ def test_a_pair_alone_has_a_value_of_zero_and_leaves_the_state_as_it_was():
     (lambda x, y: losses.sog_clip(x, y, fresh(), gamma=1.5), r'gamma must lie in \(0, 1\], but it is 1.5'),
     (lambda x, y: losses.sog_clip(x, y[:-1], fresh()), 'must have as many rows as each other'),
     (lambda x, y: losses.sog_clip(x, y, fresh(), temperature=0.0), 'temperature must be > 0'),
+    (lambda x, y: losses.fast_clip(x, y, fresh(), mask=x[:, 0]), 'mask must be boolean'),
   ],
 )
 def test_what_cannot_be_used_is_refused(call, message):

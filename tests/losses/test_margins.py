@@ -59,6 +59,11 @@ CASES |= {
   'n_pair normalize': Case('n_pair', dict(x=Z[0], y=Z[1], penalty=0.03), dict(normalize=True)),
   'multi_similarity': Case('multi_similarity', SIMILAR, dict(labels=LABELS)),
   'multi_similarity mined': Case('multi_similarity', SIMILAR, dict(labels=LABELS, mining_margin=0.1)),
+  'n_pair snr': Case('n_pair', dict(x=Z[0], y=Z[1], penalty=0.03), dict(distance='snr')),
+  'n_pair euclidean': Case('n_pair', dict(x=Z[0], y=Z[1], penalty=0.0), dict(distance='euclidean')),
+  'multi_similarity snr': Case(
+    'multi_similarity', SIMILAR | dict(base=-1.2), dict(labels=LABELS, distance='snr', mining_margin=0.1)
+  ),
   'circle': Case('circle', ROUND, dict(labels=LABELS)),
 }
 
@@ -187,6 +192,12 @@ def test_other_losses_equal_those_of_pytorch_metric_learning():
   assert_peer(mean_of('multi_similarity', unit, uneven), 'multi_similarity')
   mined = mean_of('multi_similarity', unit, uneven, alpha=1.5, beta=40.0, base=0.6, mining_margin=0.1)
   assert_peer(mined, 'multi_similarity mined')
+  for distance in DISTANCES[2:]:
+    assert_peer(mean_of('n_pair', x, y, penalty=0.0, distance=distance), f'n_pair {distance}')
+    # Its base is a distance, ours the similarity that is its negative.
+    options = dict(alpha=1.5, beta=4.0, base=-0.6, distance=distance)
+    both = [mean_of('multi_similarity', rows, uneven, **options, **more) for more in ({}, dict(mining_margin=0.1))]
+    assert_peer(both, f'multi_similarity {distance}')
   for name, options in {'circle': {}, 'circle of faces': dict(margin=0.25, gamma=256.0)}.items():
     values = jit(lambda *a, o=options: losses.circle(*a, **o))(unit, uneven)
     assert_peer(losses.mean(values, values > 0), name)

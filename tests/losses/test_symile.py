@@ -38,16 +38,18 @@ def cross_entropy(true, negatives):
   return anp.log(sum(anp.exp(logit) for logit in [true, *negatives])) - true
 
 
-def by_tuples(reps, temperature):
+def by_tuples(reps, temperature, mask=None):
   """Every anchor against all tuples of rows of the others."""
   modes, b, values = len(reps), reps.shape[1], []
+  mask = np.ones((b, modes), bool) if mask is None else mask
   for i in range(b):
     total = 0.0
-    for m in range(modes):
+    for m in range(modes if mask[i].all() else 0):
       others = [n for n in range(modes) if n != m]
       logits = {
         places: mip([reps[m, i], *(reps[n, j] for n, j in zip(others, places, strict=True))]) / temperature
         for places in itertools.product(range(b), repeat=modes - 1)
+        if all(mask[j, n] for n, j in zip(others, places, strict=True))
       }
       true = logits.pop((i,) * (modes - 1))
       total = total + cross_entropy(true, logits.values())
@@ -55,18 +57,19 @@ def by_tuples(reps, temperature):
   return anp.stack(values)
 
 
-def by_permutations(reps, temperature, orders):
+def by_permutations(reps, temperature, orders, mask=None):
   """orders[m][r] is the permutation of the r-th other modality where m is the anchor."""
   modes, b, values = len(reps), reps.shape[1], []
+  mask = np.ones((b, modes), bool) if mask is None else mask
   for i in range(b):
     total = 0.0
-    for m in range(modes):
+    for m in range(modes if mask[i].all() else 0):
       others = [n for n in range(modes) if n != m]
       true = mip([reps[n, i] for n in range(modes)]) / temperature
       negatives = [
         mip([reps[m, i], *(reps[n, order[j]] for n, order in zip(others, orders[m], strict=True))]) / temperature
         for j in range(b)
-        if j != i
+        if j != i and all(mask[order[j], n] for n, order in zip(others, orders[m], strict=True))
       ]
       total = total + cross_entropy(true, negatives)
     values.append(total / modes)
@@ -113,6 +116,53 @@ def test_permuted_negatives_equal_brute_force_in_value_and_gradient_of_rows_and_
       reps,
       0.3,
     )
+
+
+# --- what is missing ---
+
+# Of six tuples the second lacks its second part, the fourth two of them and the last all but its first.
+MASK = np.ones((6, 3), bool)
+MASK[[1, 3, 3, 5, 5], [1, 0, 2, 1, 2]] = False
+
+
+def test_what_a_tuple_lacks_is_in_no_candidate_and_such_a_tuple_is_no_anchor():
+  orders = orders_of(3, 6)
+  options = dict(mask=jnp.asarray(MASK), fold=losses.chunked(4, 3))
+  with jax.enable_x64(True):
+    check(
+      lambda reps, t: losses.symile(reps, temperature=t, key=KEY, **options),
+      lambda reps, t: by_permutations(reps, t, orders, MASK),
+      modalities(3),
+      0.3,
+    )
+    check(
+      lambda reps, t: losses.symile(reps, temperature=t, negatives='n_squared', **options),
+      lambda reps, t: by_tuples(reps, t, MASK),
+      modalities(3),
+      0.3,
+    )
+
+
+def test_pairs_of_which_a_tuple_lacks_one_side_are_left_out_of_pairwise_clip_and_the_others_stay():
+  reps = jnp.asarray(modalities(3), jnp.float32)
+  want = np.zeros(6)
+  for m, n in itertools.combinations(range(3), 2):
+    there = MASK[:, m] & MASK[:, n]
+    want[there] += losses.symmetric_info_nce(reps[m, there], reps[n, there], temperature=0.2)
+  got = losses.pairwise_clip(list(reps), temperature=0.2, mask=jnp.asarray(MASK))
+  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+  assert want[1] > 0 and want[3] == want[5] == 0
+
+
+@pytest.mark.parametrize('negatives', ['n', 'n_squared'])
+def test_a_batch_without_any_caption_of_one_kind_has_values_and_gradients_of_zero(negatives):
+  mask = jnp.asarray(MASK).at[:, 2].set(False)
+
+  def loss(reps, t):
+    return losses.symile(reps, temperature=t, negatives=negatives, key=KEY, mask=mask)
+
+  found = value_and_gradient(loss, [np.asarray(rep, np.float32) for rep in modalities(3)])
+  assert not any(np.any(x) for x in jax.tree.leaves(found))
 
 
 # --- identities ---
@@ -247,6 +297,11 @@ def test_one_tuple_and_zero_rows_give_finite_values_and_gradients(negatives):
     (lambda x: losses.symile([x, x, x[:3]], key=KEY), r'reps\[0\] and reps\[2\] must have as many rows'),
     (lambda x: losses.symile([x, x], negatives='n_sqared'), "unknown negatives 'n_sqared'; did you mean 'n_squared'"),
     (lambda x: losses.symile([x, x], key=KEY, temperature=0.0), 'temperature must be > 0'),
+    (
+      lambda x: losses.symile([x, x], key=KEY, mask=x > 0),
+      r'for each tuple and modality, \[6, 2\], but it is \[6, 5\]',
+    ),
+    (lambda x: losses.pairwise_clip([x, x], mask=x), 'mask must be boolean'),
     (lambda x: losses.pairwise_clip([x]), 'two or more modalities, but there are 1'),
     (lambda x: losses.mip_scores(x, []), 'queries must be one or more modalities'),
     (lambda x: losses.mip_scores(x, [x[:, :2]]), r'each query must be \[B, D\] and candidates \[M, D\]'),

@@ -1,0 +1,267 @@
+"""k-means on the device: what methods that relabel, resample or assign between stages know of a whole data set.
+
+Distances to the centroids are made in tiles by `Similarity`, so rows may be split over the devices of a mesh and no
+matrix of rows and centroids is ever there. The same input gives the same clusters.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from contrastive_jax.similarity import Similarity, Term
+from contrastive_jax.similarity.monoids import Monoid
+from contrastive_jax.types import Refusal
+
+
+class Clusters(NamedTuple):
+  """Rows and the nearest of k centroids; with groups, clusters are counted through, those of group 0 first."""
+
+  centroids: Float[Array, 'k d']
+  labels: Int[Array, ' n']  # -1 for rows of no group
+  inertia: Float[Array, '']  # sum over the rows of the squared distance to their centroid
+
+
+def kmeans(
+  x: Float[Array, 'n d'],
+  *,
+  num_clusters: int | Sequence[int],
+  groups: Int[Array, ' n'] | None = None,
+  key: Key[Array, ''] | None = None,
+  init: Float[Array, 'k d'] | None = None,
+  iterations: int = 100,
+  tolerance: float = 1e-4,
+  restarts: int = 1,
+  spherical: bool = False,
+) -> Clusters:
+  r"""k-means by Lloyd's algorithm, from k-means++ or given centroids.
+
+  .. math:: \min_{\mu, c} \; \sum_i \lVert x_i - \mu_{c(i)} \rVert^2
+
+  In turn, every row goes to its nearest centroid (of equals the first) and every centroid to the mean of its rows. A
+  cluster without rows gets the row that is furthest from its centroid, the next the next. It ends when no row changes
+  its cluster, or the centroids move by no more than the tolerance. Labels and inertia are of the centroids returned.
+
+  Args:
+    x: rows, `[n, d]`; may be split over a mesh of automatic axes.
+    num_clusters: k; with `groups`, a number for each group, 0 allowed.
+    groups: `[n]`: rows of group g go to clusters of group g alone, as if k-means were run in each group; rows of any
+      other number, -1 say, to none. A group of fewer distinct rows than clusters leaves clusters empty.
+    key: of k-means++; needed without `init`.
+    init: the first centroids, `[k, d]`.
+    iterations: at most so many moves of the centroids.
+    tolerance: the greatest squared move of all centroids at which it ends, over the mean variance of the features.
+    restarts: from so many draws of k-means++; the clusters of least inertia are returned.
+    spherical: by cosines: rows are scaled to unit norm first, and centroids after each move.
+
+  Raises:
+    Refusal: rows that are not `[n, d]` or fewer than clusters, counts below 1 or not of the groups, neither a key nor
+      first centroids or restarts of given ones, centroids of another shape, a number out of range.
+
+  Source: Lloyd, 1982; k-means++ of Arthur and Vassilvitskii, 2007, each centroid the best of 2 + log k draws, and empty
+  clusters as in scikit-learn.
+  """
+  counts = _check(x, num_clusters, groups, key, init)
+  if iterations < 0 or tolerance < 0 or restarts < 1:
+    raise Refusal(
+      f'iterations and tolerance must be at least 0 and restarts at least 1, but they are {iterations}, {tolerance} '
+      f'and {restarts}'
+    )
+  if init is not None and restarts > 1:
+    raise Refusal(f'restarts={restarts} from the same centroids would all be alike: give a key instead of init')
+  options = dict(counts=counts, iterations=iterations, tolerance=tolerance, spherical=spherical)
+  if init is None:
+    return _from_draws(x, groups, key, restarts=restarts, **options)
+  return _from_centroids(x, groups, init, **options)
+
+
+@functools.partial(jax.jit, static_argnames='spherical')
+def assign(x: Float[Array, 'n d'], centroids: Float[Array, 'k d'], *, spherical: bool = False) -> Int[Array, ' n']:
+  """The nearest centroid of every row, of equals the first; with `spherical` that of the largest cosine."""
+  x, centroids = x.astype(jnp.float32), centroids.astype(jnp.float32)
+  return _nearest(x, None, _unit(centroids) if spherical else centroids, np.zeros(len(centroids)), spherical)
+
+
+def _check(x, num_clusters, groups, key, init) -> tuple[int, ...]:
+  """The clusters of each group."""
+  if x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.floating):
+    raise Refusal(f'x must be floating-point rows [n, d], but it is {x.dtype} {x.shape}')
+  one = isinstance(num_clusters, int | np.integer)
+  if one != (groups is None):
+    raise Refusal('num_clusters must be one number, or with groups a number for each group')
+  counts = (int(num_clusters),) if one else tuple(int(count) for count in num_clusters)
+  if min(counts, default=0) < 0 or not 1 <= sum(counts) <= len(x):
+    raise Refusal(f'num_clusters must be at least 1 and at most the {len(x)} rows, but it is {num_clusters}')
+  if groups is not None and groups.shape != x.shape[:1]:
+    raise Refusal(f'groups must have one entry a row, [{len(x)}], but they are {groups.shape}')
+  if key is None and init is None:
+    raise Refusal('k-means needs a key to draw the first centroids, or init')
+  if init is not None and init.shape != (sum(counts), x.shape[1]):
+    raise Refusal(f'init must be [{sum(counts)}, {x.shape[1]}], but it is {init.shape}')
+  return counts
+
+
+def _owners(counts: tuple[int, ...]) -> np.ndarray:
+  """The group of each cluster, ascending."""
+  return np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+
+
+def _unit(x):
+  return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-24))
+
+
+def _about_their_mean(x, spherical: bool):
+  """Rows of unit norm, or about their mean, where products round the least; and that mean."""
+  x = x.astype(jnp.float32)
+  mean = jnp.zeros(x.shape[1]) if spherical else x.mean(0)
+  return (_unit(x), mean) if spherical else (x - mean, mean)
+
+
+@functools.partial(jax.jit, static_argnames=('counts', 'iterations', 'tolerance', 'spherical'))
+def _from_centroids(x, groups, init, *, counts, iterations, tolerance, spherical) -> Clusters:
+  x, mean = _about_their_mean(x, spherical)
+  start = _unit(init.astype(jnp.float32)) if spherical else init - mean
+  found = _lloyd(x, groups, start, _owners(counts), iterations, tolerance, spherical)
+  return found._replace(centroids=found.centroids + mean)
+
+
+@functools.partial(jax.jit, static_argnames=('counts', 'iterations', 'tolerance', 'restarts', 'spherical'))
+def _from_draws(x, groups, key, *, counts, iterations, tolerance, restarts, spherical) -> Clusters:
+  x, mean = _about_their_mean(x, spherical)
+  owner = _owners(counts)
+
+  def run(start):
+    first = _drawn(jax.random.fold_in(key, start), x, groups, owner)
+    return _lloyd(x, groups, first, owner, iterations, tolerance, spherical)
+
+  found = jax.lax.map(run, jnp.arange(restarts))
+  best = jax.tree.map(lambda each: each[found.inertia.argmin()], found)
+  return best._replace(centroids=best.centroids + mean)
+
+
+# --- the nearest centroid: as `similarity.top(1)`, but two sweeps of a tile instead of a sort, and positions alone ---
+
+_NOWHERE = jnp.iinfo(jnp.int32).max
+
+
+def _lift(values, keep, axis, others, bound):
+  kept = values if keep is None else jnp.where(keep, values, -jnp.inf)
+  best = kept.max(axis)
+  hits = (kept == jnp.expand_dims(best, axis)) & ~jnp.isneginf(jnp.expand_dims(best, axis))
+  return best, jnp.where(hits, jnp.expand_dims(others.position, 1 - axis), _NOWHERE).min(axis)
+
+
+def _merge(a, b):
+  better = (b[0] > a[0]) | ((b[0] == a[0]) & (b[1] < a[1]))
+  return tuple(jnp.where(better, y, x) for x, y in zip(a, b, strict=True))
+
+
+_FIRST_OF_LARGEST = Monoid(
+  'first of largest',
+  init=lambda n, dtype: (jnp.full(n, -jnp.inf, dtype), jnp.full(n, _NOWHERE, jnp.int32)),
+  lift=_lift,
+  merge=_merge,
+  finish=lambda state: jnp.where(state[1] == _NOWHERE, -1, state[1]),
+  pull=None,
+)
+
+
+# --- Lloyd ---
+
+
+def _lloyd(x, groups, centroids, owner, iterations: int, tolerance: float, spherical: bool) -> Clusters:
+  limit = tolerance * jnp.square(x - x.mean(0)).mean()
+
+  def moves(carry):
+    step, *_, still = carry
+    return (step < iterations) & ~still
+
+  def move(carry):
+    step, centroids, before, _ = carry
+    labels = _nearest(x, groups, centroids, owner, spherical)
+    moved = _means(x, groups, centroids, labels, owner)
+    moved = _unit(moved) if spherical else moved
+    still = (labels == before).all() | (jnp.square(moved - centroids).sum() <= limit)
+    return step + 1, moved, labels, still
+
+  start = (0, centroids, jnp.full(len(x), -1, jnp.int32), False)
+  _, centroids, _, _ = jax.lax.while_loop(moves, move, start)
+  labels = _nearest(x, groups, centroids, owner, spherical)
+  return Clusters(centroids, labels, _distances(x, centroids, labels).sum())
+
+
+def _nearest(x, groups, centroids, owner, spherical: bool):
+  """The nearest centroid of each row among those of its group."""
+  rows, columns = {'z': x}, {'z': centroids}
+  if not spherical:  # the square of the row is the same for all
+    columns['offset'] = -jnp.square(centroids).sum(1) / 2
+  if groups is not None:
+    rows['group'], columns['group'] = groups, jnp.asarray(owner)
+  value = (lambda p: p.dot) if spherical else (lambda p: p.dot + p.other['offset'])
+  over = None if groups is None else (lambda p: p.anchor['group'] == p.other['group'])
+  (at,), _ = Similarity(rows, columns).reduce([Term(_FIRST_OF_LARGEST, value, over)])
+  return at
+
+
+def _distances(x, centroids, labels):
+  """The squared distance of each row from its centroid, 0 for rows of no cluster."""
+  return jnp.where(labels < 0, 0, jnp.square(x - centroids[labels]).sum(1))
+
+
+def _means(x, groups, centroids, labels, owner):
+  """The mean of each cluster's rows."""
+  k = len(centroids)
+  at = jnp.where(labels < 0, k, labels)  # out of range: dropped
+  sums, counts = jax.ops.segment_sum(x, at, k), jax.ops.segment_sum(jnp.ones(len(x)), at, k)
+
+  def filled():
+    return _with_rows(x, groups, centroids, labels, owner, sums, counts)
+
+  sums, counts = jax.lax.cond((counts == 0).any(), filled, lambda: (sums, counts))
+  return jnp.where(counts[:, None] > 0, sums / jnp.maximum(counts, 1)[:, None], centroids)
+
+
+def _with_rows(x, groups, centroids, labels, owner, sums, counts):
+  """Sums and counts in which empty clusters have got the furthest rows of their group, taken from where these were."""
+  group = jnp.zeros(len(x), jnp.int32) if groups is None else groups
+  order = jnp.lexsort((-_distances(x, centroids, labels), group))
+  empty = counts == 0
+  before = jnp.cumsum(empty) - empty
+  rank = before - before[np.searchsorted(owner, owner)]  # among the empty clusters of the same group
+  place = jnp.searchsorted(group[order], jnp.asarray(owner)) + rank
+  row = order[jnp.minimum(place, len(x) - 1)]
+  taken = empty & (place < len(x)) & (group[row] == owner)
+  given = jnp.where(taken[:, None], x[row], 0)
+  from_ = jnp.where(taken, labels[row], len(centroids))
+  sums = sums - jax.ops.segment_sum(given, from_, len(centroids)) + given
+  return sums, counts - jax.ops.segment_sum(taken.astype(counts.dtype), from_, len(centroids)) + taken
+
+
+# --- k-means++ ---
+
+
+def _drawn(key, x, groups, owner):
+  """The first centroids: rows, each drawn by its squared distance from those already drawn in its group."""
+  trials = 2 + int(math.log(len(owner)))
+  square = jnp.square(x).sum(1)
+  first = jnp.asarray(np.searchsorted(owner, owner) == np.arange(len(owner)))  # of its group
+  owner = jnp.asarray(owner)
+
+  def draw(j, carry):
+    centroids, nearest = carry
+    member = jnp.ones(len(x), bool) if groups is None else groups == owner[j]
+    weights = jnp.cumsum(jnp.where(member, jnp.where(first[j], 1, nearest), 0))
+    levels = jax.random.uniform(jax.random.fold_in(key, j), (trials,)) * weights[-1]
+    drawn = x[jnp.minimum(jnp.searchsorted(weights, levels, side='right'), len(x) - 1)]
+    products = jnp.matmul(x, drawn.T, precision='highest')
+    distances = jnp.maximum(square[:, None] - 2 * products + jnp.square(drawn).sum(1), 0)
+    distances = jnp.where(first[j], distances, jnp.minimum(nearest[:, None], distances))
+    best = jnp.where(member[:, None], distances, 0).sum(0).argmin()
+    return centroids.at[j].set(drawn[best]), jnp.where(member, distances[:, best], nearest)
+
+  return jax.lax.fori_loop(0, len(owner), draw, (jnp.zeros((len(owner), x.shape[1])), jnp.zeros(len(x))))[0]
