@@ -29,6 +29,7 @@ def describe(sources: Mapping[str, Source]) -> Record:
   Of each split: `name`, `num_examples`, `image_shape`, `label_names`, `mean`, `std`, and `rows`, a checksum of images
   and labels of up to 64 rows that are spread over it: other contents are noticed, or another order, though not a
   change of a few rows that leaves the statistics as they are. Of captions, `captions`: all that makes tokens of texts.
+  `input`, of what are no images.
   """
   return {split: _describe(source) for split, source in sources.items()}
 
@@ -40,15 +41,20 @@ def _describe(source: Source) -> dict[str, Any]:
     digest.update(f'{name} {value.dtype} {value.shape}'.encode() + value.tobytes())
   captions = source.captions
   of_captions = {} if captions is None else {'captions': {key: getattr(captions, key) for key in _OF_CAPTIONS}}
-  return of_captions | {
-    'name': source.name,
-    'num_examples': int(source.num_examples),
-    'image_shape': [int(size) for size in source.image_shape],
-    'label_names': list(source.label_names),
-    'mean': list(source.mean),
-    'std': list(source.std),
-    'rows': digest.hexdigest(),
-  }
+  of_input = {} if source.input == 'image' else {'input': source.input}
+  return (
+    of_captions
+    | of_input
+    | {
+      'name': source.name,
+      'num_examples': int(source.num_examples),
+      'image_shape': [int(size) for size in source.image_shape],
+      'label_names': list(source.label_names),
+      'mean': list(source.mean),
+      'std': list(source.std),
+      'rows': digest.hexdigest(),
+    }
+  )
 
 
 def differences(was: Record, now: Record) -> list[str]:
@@ -82,7 +88,6 @@ def promised(record: Record, opened: Callable[[], Mapping[str, Source]]) -> dict
 
 
 def _promised(split: str, known: Mapping[str, Any], there: Callable[[str], Source]) -> Source:
-  height, width, channels = known['image_shape']
   captions = None
   if 'captions' in known:
     made = tokens.restore(known['captions']['tokenizer'])
@@ -99,11 +104,12 @@ def _promised(split: str, known: Mapping[str, Any], there: Callable[[str], Sourc
     split=split,
     num_examples=known['num_examples'],
     read=lambda rows: there(split).read(rows),
-    image_shape=(height, width, channels),
+    image_shape=tuple(known['image_shape']),
     label_names=tuple(known['label_names']),
     mean=tuple(known['mean']),
     std=tuple(known['std']),
     captions=captions,
+    input=known.get('input', 'image'),
   )
 
 

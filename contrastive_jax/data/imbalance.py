@@ -4,10 +4,9 @@ import math
 
 import numpy as np
 
-from contrastive_jax.data.sources import Source, permutation
+from contrastive_jax.data.source import Source, labels, permutation
 from contrastive_jax.types import Refusal
 
-READ_AT_ONCE = 4096  # rows, when labels are gathered
 SLACK = 1e-9  # relative, of powers whose exact value is a whole number
 
 
@@ -37,7 +36,7 @@ def long_tail(source: Source, *, ratio: float, largest: int | None = None, seed:
     raise Refusal(f'imbalance is the size of the most frequent class over that of the rarest, at least 1, not {ratio}')
   if seed is not None and seed < 0:
     raise Refusal(f'imbalance_seed must be at least 0, but it is {seed}')
-  label = _labels(source)
+  label = labels(source)
   classes, counts = np.unique(label[label >= 0], return_counts=True)
   if len(classes) < 2:
     raise Refusal(f"imbalance needs examples of two classes or more, but '{source.name}' has {len(classes)}")
@@ -55,12 +54,6 @@ def long_tail(source: Source, *, ratio: float, largest: int | None = None, seed:
     of_source = captions.texts
     captions = captions._replace(texts=lambda indices: of_source(rows[indices]))
   return source._replace(num_examples=len(rows), read=read, captions=captions)
-
-
-def _labels(source: Source) -> np.ndarray:
-  starts = range(0, source.num_examples, READ_AT_ONCE)
-  parts = [np.arange(start, min(start + READ_AT_ONCE, source.num_examples), dtype=np.int32) for start in starts]
-  return np.concatenate([source.read(part)['label'] for part in parts])
 
 
 def _sizes(source: Source, classes: np.ndarray, counts: np.ndarray, ratio: float, largest: int | None) -> np.ndarray:

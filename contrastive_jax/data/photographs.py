@@ -235,11 +235,12 @@ def _views(common: _Common, kinds: list[_Kind], small: _Kind | None = None) -> V
   spread = np.array(colour, np.float32)
   least = np.maximum(NEUTRAL - spread, np.array([0, 0, 0, -1], np.float32))  # a factor is never negative
 
-  def augment(key, image, view=0):
+  def located(key, image, view=0):
     kind = small if small is not None and view >= FIRST_SMALL else kinds[view % FIRST_SMALL % len(kinds)]
     image = preset.unit(image)
     u = jax.random.uniform(key, (18 if kind.solarise else 17,), jnp.float32)
     box = ops.crop_box(u[:4], preset.size(image, None), scale=kind.crop_scale, ratio=crop_ratio)
+    cut = preset.place(box, preset.size(image, None), u[4] < flip)
     image = ops.flip(ops.crop_resize(image, box, preset.size(image, image_size)), u[4] < flip)
     factors = ops.between(least, NEUTRAL + spread, u[5:9])
     image = ops.colour_jitter(image, jnp.where(u[9] < jitter, factors, NEUTRAL), u[10:14])
@@ -247,9 +248,9 @@ def _views(common: _Common, kinds: list[_Kind], small: _Kind | None = None) -> V
     image = _blur(image, u[15:17], kind.blur, blur_kernel, blur_sigma)
     if kind.solarise:
       image = ops.solarise(image, u[17] < kind.solarise)
-    return preset.normalise(image, mean, std)
+    return preset.normalise(image, mean, std), cut
 
-  return Views(augment, preset.plain(mean, std, image_size), len(kinds))
+  return preset.tell(located, preset.plain(mean, std, image_size), len(kinds))
 
 
 def _blur(image: preset.Image, u, chance: float | None, kernel: float, sigma: Range) -> preset.Image:

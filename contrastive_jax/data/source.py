@@ -11,21 +11,23 @@ from contrastive_jax.types import Refusal, nearest
 SPLITS = ('train', 'test')
 TEST_PART = 0.2  # of sets that come without a test split
 SPLIT_SEED = 0
+READ_AT_ONCE = 4096  # rows, when labels are gathered
 MEASURED_ROWS = 1024  # rows of a set on disk that are read to measure it
 
 
 class Source(NamedTuple):
-  """One split of a data set of images."""
+  """One split of a data set of images, or of what else is one of `types.INPUTS`."""
 
   name: str
   split: str
   num_examples: int
-  read: Callable[[np.ndarray], dict[str, np.ndarray]]  # rows [b] -> image uint8 [b, h, w, c], label int32 [b]
-  image_shape: tuple[int, int, int]
+  read: Callable[[np.ndarray], dict[str, np.ndarray]]  # rows [b] -> the input [b, ...], label int32 [b], ...
+  image_shape: tuple[int, ...]  # of one input: [h, w, c] of an image, [t, f] of a series, [f] of a vector
   label_names: tuple[str, ...]  # empty where classes have no names
   mean: tuple[float, ...]  # per channel, in [0, 1] units, of the training split
   std: tuple[float, ...]
   captions: Captions | None = None  # of a source whose examples have some
+  input: str = 'image'  # the raw field that views are made of
 
 
 def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
@@ -38,7 +40,14 @@ def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
 
 
 def measure(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-  """Mean and standard deviation per channel of uint8 images [n, h, w, c], in [0, 1] units (std at least 1/255)."""
+  """Mean and standard deviation per channel: of uint8 images [n, h, w, c] in [0, 1] units (std at least 1/255).
+
+  Of floating-point inputs [n, ..., f] in their own; of a channel that never changes the standard deviation is 1.
+  """
+  if images.dtype != np.uint8:
+    flat = images.reshape(-1, images.shape[-1]).astype(np.float64)
+    spread = flat.std(0)
+    return tuple(flat.mean(0).tolist()), tuple(np.where(spread > 0, spread, 1.0).tolist())
   values = np.arange(256) / 255
   mean, std = [], []
   for channel in range(images.shape[3]):
@@ -50,13 +59,20 @@ def measure(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
   return tuple(mean), tuple(std)
 
 
-def in_memory(name, split, images, labels, label_names, train) -> Source:
-  """A source whose images and labels are arrays; `train` are the training images, which are measured."""
+def labels(source: Source) -> np.ndarray:
+  """The label of every row, int32 [n], which are read once, in pieces."""
+  starts = range(0, source.num_examples, READ_AT_ONCE)
+  parts = [np.arange(start, min(start + READ_AT_ONCE, source.num_examples), dtype=np.int32) for start in starts]
+  return np.concatenate([source.read(part)['label'] for part in parts])
+
+
+def in_memory(name, split, images, labels, label_names, train, *, input: str = 'image') -> Source:
+  """A source whose images (or other input) and labels are arrays; `train` are those of training, which are measured."""
 
   def read(indices):
-    return {'image': images[indices], 'label': labels[indices]}
+    return {input: images[indices], 'label': labels[indices]}
 
-  return Source(name, split, len(images), read, images.shape[1:], label_names, *measure(train))
+  return Source(name, split, len(images), read, images.shape[1:], label_names, *measure(train), input=input)
 
 
 def sample(size: int) -> np.ndarray:

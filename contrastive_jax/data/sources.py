@@ -14,8 +14,12 @@ import zipfile
 import numpy as np
 
 from contrastive_jax.data import decode, folders, records
+from contrastive_jax.data.composite import composite as composite
 from contrastive_jax.data.emoji import emoji as emoji
+from contrastive_jax.data.glucose import glucose as glucose
 from contrastive_jax.data.image_text import image_text as image_text
+from contrastive_jax.data.packages import packages as packages
+from contrastive_jax.data.paths import paths as paths
 from contrastive_jax.data.source import (
   SPLIT_SEED,
   SPLITS,
@@ -31,8 +35,8 @@ from contrastive_jax.types import Refusal, nearest
 
 # fmt: off
 KNOWN = (
-  'arrays', 'cifar10', 'cifar100', 'digits', 'emoji', 'fashion_mnist', 'image_folder', 'image_text', 'imagenet2012',
-  'tfds',
+  'arrays', 'cifar10', 'cifar100', 'composite', 'digits', 'emoji', 'fashion_mnist', 'glucose', 'image_folder',
+  'image_text', 'imagenet2012', 'packages', 'paths', 'tfds',
 )
 # fmt: on
 

@@ -1,7 +1,8 @@
 """Views of images, made on the device: presets of augmentations, and the views of a batch.
 
 A preset is a factory ``name(*, mean, std, image_size=None, ...) -> Views``; its keyword options are its configuration.
-Those of photographs (`simclr`, `moco_v2`, `byol`, `dino`) lie in `contrastive_jax.data.photographs`.
+Those of photographs (`simclr`, `moco_v2`, `byol`, `dino`) lie in `contrastive_jax.data.photographs`, that of series in
+`contrastive_jax.data.series`.
 Everything random comes from the key, so a view is a pure function of (seed, step, index, view): the same on any number
 of devices, however the batch is cut, and after a restart.
 
@@ -20,11 +21,21 @@ from contrastive_jax.data import augment as ops
 from contrastive_jax.data import preset
 from contrastive_jax.data.photographs import byol, dino, moco_v2, simclr
 from contrastive_jax.data.preset import CAPTIONS, FIRST_SMALL, Colours, Image, Views
-from contrastive_jax.types import SMALL_VIEW, VIEW, Batch, Refusal
+from contrastive_jax.data.series import series
+from contrastive_jax.types import BOX, SMALL_VIEW, VIEW, Batch, Refusal, input_of
 
-__all__ = ['byol', 'digits', 'dino', 'garments', 'moco_v2', 'simclr', 'weak']
+__all__ = ['byol', 'digits', 'dino', 'garments', 'moco_v2', 'series', 'simclr', 'unaltered', 'weak']
 KNOWN = tuple(__all__)  # presets
 __all__ += ['FIRST_SMALL', 'KNOWN', 'Views', 'draw_captions', 'expand']
+
+
+def unaltered(*, mean: Colours, std: Colours, image_size: int | None = None) -> Views:
+  """The input itself, normalised, for methods that make their own views or none; of images and of any other input.
+
+  Arguments are those of `simclr`.
+  """
+  plain = preset.plain(mean, std, image_size)
+  return Views(lambda key, image, view=0: plain(image), plain)
 
 
 def weak(
@@ -42,14 +53,15 @@ def weak(
   """
   preset.check_fractions(shift=shift, flip=flip)
 
-  def augment(key, image, view=0):
+  def located(key, image, view=0):
     image = preset.unit(image)
     u = jax.random.uniform(key, (3,), jnp.float32)
     moved = dict(shift=ops.between(-shift, shift, u[:2]), mirror=u[2] < flip)
+    cut = _place(image, **moved)
     image = _warp(image, preset.size(image, image_size), **moved)
-    return preset.normalise(image, mean, std)
+    return preset.normalise(image, mean, std), cut
 
-  return Views(augment, preset.plain(mean, std, image_size))
+  return preset.tell(located, preset.plain(mean, std, image_size))
 
 
 def digits(
@@ -91,25 +103,26 @@ def digits(
   preset.check_fractions(shift=shift, erase=erase, erase_area=erase_area[1])
   tilt = math.radians(rotate)
 
-  def augment(key, image, view=0):
+  def located(key, image, view=0):
     image = preset.unit(image)
     pixels, scalars = jax.random.split(key)
     u = jax.random.uniform(scalars, (13,), jnp.float32)
+    moved = dict(zoom=ops.between(*zoom, u[2]), shift=ops.between(-shift, shift, u[3:5]))
+    cut = _place(image, **moved)
     image = _warp(
       image,
       preset.size(image, image_size),
       tone=(_factor(brightness, u[5]), _factor(contrast, u[6])),
       angle=ops.between(-tilt, tilt, u[0]),
       shear=ops.between(-shear, shear, u[1]),
-      zoom=ops.between(*zoom, u[2]),
-      shift=ops.between(-shift, shift, u[3:5]),
+      **moved,
     )
     if noise:
       image = jnp.clip(image + noise * jax.random.normal(pixels, image.shape, jnp.float32), 0.0, 1.0)
     image = _erase(image, u[7:12], erase, erase_area)
-    return preset.normalise(image, mean, std)
+    return preset.normalise(image, mean, std), cut
 
-  return Views(augment, preset.plain(mean, std, image_size))
+  return preset.tell(located, preset.plain(mean, std, image_size))
 
 
 def garments(
@@ -139,23 +152,25 @@ def garments(
   preset.check_fractions(crop_scale=crop_scale[1], flip=flip, erase=erase, erase_area=erase_area[1])
   tilt = math.radians(rotate)
 
-  def augment(key, image, view=0):
+  def located(key, image, view=0):
     image = preset.unit(image)
     u = jax.random.uniform(key, (14,), jnp.float32)
+    box = ops.crop_box(u[:4], preset.size(image, None), scale=crop_scale, ratio=crop_ratio)
+    cut = _place(image, box=box, mirror=u[4] < flip)
     # Tone comes before the warp, which then runs once, fused with all that follows it (3 times faster on a CPU).
     image = _warp(
       image,
       preset.size(image, image_size),
       tone=(_factor(brightness, u[7]), _factor(contrast, u[8])),
-      box=ops.crop_box(u[:4], preset.size(image, None), scale=crop_scale, ratio=crop_ratio),
+      box=box,
       mirror=u[4] < flip,
       angle=ops.between(-tilt, tilt, u[5]),
       shear=ops.between(-shear, shear, u[6]),
     )
     image = _erase(image, u[9:14], erase, erase_area)
-    return preset.normalise(image, mean, std)
+    return preset.normalise(image, mean, std), cut
 
-  return Views(augment, preset.plain(mean, std, image_size))
+  return preset.tell(located, preset.plain(mean, std, image_size))
 
 
 def expand(
@@ -171,13 +186,15 @@ def expand(
   """Replaces the raw `image` of a batch by random views of it, `view_0`, `view_1`, ... float32 [b, h, w, c].
 
   A preset may make views of several kinds, by their numbers. Small views of another size may come with them:
-  `small_0`, `small_1`, ... (multi-crop: Caron et al., 2020).
+  `small_0`, `small_1`, ... (multi-crop: Caron et al., 2020). Where the preset tells, `box_0`, `box_1`, ... float32
+  [b, 4] say where the views lie in the image (see `preset.place`), but for rotation and shear, which turn around a
+  view's centre. A step that does not read them does not make them.
 
   View v of the example at row `index` has the key fold_in(fold_in(fold_in(key(seed), step), index), v), so it does not
   depend on its place in the batch, on the other examples or on the devices. Runs inside jit; `step` may be traced.
 
   Args:
-    batch: `image` uint8 [b, h, w, c] and `index` int32 [b], besides fields that pass through.
+    batch: `image` uint8 [b, h, w, c], or another input, and `index` int32 [b], besides fields that pass through.
     views: a preset.
     num_views: V >= 1.
     seed: of the run.
@@ -195,14 +212,20 @@ def expand(
 
   keys = jax.vmap(jax.random.fold_in, (None, 0))(at_step, batch['index'])
 
+  raw = input_of(batch)
+
   def view(made: Views, v: int):
     # One program a view: slices of one program for all views ran 4 times slower on a CPU.
-    return jax.vmap(lambda key, image: made.augment(jax.random.fold_in(key, v), image, v))(keys, batch['image'])
+    one = made.located or made.augment
+    out = jax.vmap(lambda key, image: one(jax.random.fold_in(key, v), image, v))(keys, batch[raw])
+    return out if made.located else (out,)
 
-  rest = {name: value for name, value in batch.items() if name != 'image'}
-  made = {f'{VIEW}{v}': view(views, v) for v in range(num_views)}
+  rest = {name: value for name, value in batch.items() if name != raw}
+  made: dict[str, Array] = {}
+  for v in range(num_views):
+    made |= dict(zip((f'{VIEW}{v}', f'{BOX}{v}'), view(views, v), strict=False))
   if small is not None:
-    made |= {f'{SMALL_VIEW}{s}': view(small, FIRST_SMALL + s) for s in range(num_small)}
+    made |= {f'{SMALL_VIEW}{s}': view(small, FIRST_SMALL + s)[0] for s in range(num_small)}
   return rest | made
 
 
@@ -238,6 +261,16 @@ def _warp(image, size, *, box=None, angle=0.0, shear=0.0, zoom=1.0, shift=(0.0, 
   matrix = ops.affine(box=box, shape=shape, angle=angle, shear=shear, zoom=zoom, shift=shift, mirror=mirror)
   framed = ops.frame(image)
   return ops.warp(framed if tone is None else ops.tone(framed, *tone), matrix, size)
+
+
+def _place(image: Image, *, box=None, zoom=1.0, shift=(0.0, 0.0), mirror=False) -> preset.Box:
+  """Where a view of `_warp` lies in its image."""
+  height, width = preset.size(image, None)
+  top, left, rows, columns = (0.0, 0.0, height, width) if box is None else box
+  down, right = shift
+  # The content moves by the shift, in shares of the box, after it was magnified.
+  top, left = (top + rows * (0.5 - (0.5 + down) / zoom), left + columns * (0.5 - (0.5 + right) / zoom))
+  return preset.place((top, left, rows / zoom, columns / zoom), (height, width), mirror)
 
 
 def _factor(spread: float, u):

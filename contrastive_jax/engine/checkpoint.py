@@ -91,7 +91,8 @@ class Checkpoints:
     stored = {k: v if isinstance(v, jax.Array) else np.array(v) for k, v in leaves.items() if np.size(v)}
     with _SAVING:
       response = ocp.save_async(partial / ARRAYS, stored)
-      threading.current_thread() is threading.main_thread() or response.result()  # Orbax mixes up saves of threads
+      if threading.current_thread() is not threading.main_thread():
+        response.result()  # Orbax mixes up saves of threads
     self._pending = self._worker.submit(self._commit, step, response)
 
   def restore(self, like: Any) -> tuple[Any, int] | None:

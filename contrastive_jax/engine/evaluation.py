@@ -19,11 +19,11 @@ from contrastive_jax.data.views import Views
 from contrastive_jax.engine import processes
 from contrastive_jax.engine.state import batch_sharding
 from contrastive_jax.evals.evaluator import Embed, Evaluator
-from contrastive_jax.types import Embedded, Params, Refusal, State, Texts
+from contrastive_jax.types import Embedded, Params, Refusal, State, Texts, input_of
 
 # Augmented views for evaluators come from a stream of their own, the same at every evaluation.
 VIEW_STEP = 2**31 - 2
-_OF_CAPTIONS = ('caption', 'caption_mask', 'concept')
+_OF_SOME = ('caption', 'caption_mask', 'concept', 'target')  # fields that a source may have
 
 
 class Embedder:
@@ -87,7 +87,7 @@ class Embedder:
     parts: list[dict[str, np.ndarray]] = []
     sharding = batch_sharding(self._mesh)
     for batch in sweep(self.sources[split], batch_size=self._batch_size):
-      image = processes.put(batch['image'], sharding)
+      image = processes.put(batch[input_of(batch)], sharding)
       if view is None:
         out = self._plain(params, state, image)
       else:
@@ -97,10 +97,10 @@ class Embedder:
       kept = {k: np.asarray(v)[batch['mask']] for k, v in processes.fetch(out).items()}
       absent = np.full(len(batch['index']), -1, np.int32)
       kept |= {k: np.asarray(batch.get(k, absent))[batch['mask']] for k in ('label', 'index')}
-      parts.append(kept | {k: np.asarray(batch[k])[batch['mask']] for k in _OF_CAPTIONS if k in batch})
+      parts.append(kept | {k: np.asarray(batch[k])[batch['mask']] for k in _OF_SOME if k in batch})
     whole = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
     texts = self._of_captions(params, state, split, whole) if self._has_texts else None
-    names = ('features', 'projection', 'label', 'index', 'concept')
+    names = ('features', 'projection', 'label', 'index', 'concept', 'target')
     return Embedded(texts=texts, **{k: whole[k] for k in names if k in whole})
 
   def _of_captions(self, params, state, split: str, whole) -> Texts:
@@ -206,7 +206,7 @@ def possible(
 
 def example_views(source: Source, views: Views) -> dict[str, jax.ShapeDtypeStruct]:
   """Shapes of a batch of views and captions, for `Method.init`."""
-  image = jax.ShapeDtypeStruct(source.image_shape, jnp.uint8)
+  image = jax.ShapeDtypeStruct(source.image_shape, jnp.uint8 if source.input == 'image' else jnp.float32)
   view = jax.eval_shape(views.plain, image)
   of_captions = {'caption': jax.ShapeDtypeStruct((2, 1, source.captions.length), jnp.int32)} if source.captions else {}
   return of_captions | {

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from contrastive_jax.engine import processes
 from contrastive_jax.engine.state import AXIS, Numbers, TrainState
 from contrastive_jax.methods.base import Method, Output
-from contrastive_jax.types import SMALL_VIEW, VIEW, Refusal
+from contrastive_jax.types import INPUTS, SMALL_VIEW, VIEW, Refusal
 
 
 class Keys(NamedTuple):
@@ -31,9 +31,9 @@ def step_keys(seed, step) -> Keys:
   return Keys(*jax.random.split(key))
 
 
-def without_images(batch):
+def without_inputs(batch):
   """What a loss sees of a batch, the same for plain and cached gradients."""
-  return {k: v for k, v in batch.items() if k != 'image' and not k.startswith((VIEW, SMALL_VIEW))}
+  return {k: v for k, v in batch.items() if k not in INPUTS and not k.startswith((VIEW, SMALL_VIEW))}
 
 
 def objective(method_of: Callable[[Numbers], Method], expand: Callable):
@@ -43,7 +43,7 @@ def objective(method_of: Callable[[Numbers], Method], expand: Callable):
     method, seed, step = method_of(train_state.numbers), train_state.numbers['seed'], train_state.step
     keys, batch = step_keys(seed, step), expand(raw, seed, step)
     features, state = method.encode(params, train_state.state, batch, key=keys.encode, step=step, train=True)
-    out = method.loss(params, state, features, without_images(batch), key=keys.loss, step=step)
+    out = method.loss(params, state, features, without_inputs(batch), key=keys.loss, step=step)
     return out.loss, out
 
   return of_params
@@ -127,7 +127,7 @@ def cached(method_of: Callable[[Numbers], Method], expand: Callable, *, microbat
   @jax.jit
   def of_loss(train_state: TrainState, raw, pieces):
     method, seed, step = method_of(train_state.numbers), train_state.numbers['seed'], train_state.step
-    key, rest = step_keys(seed, step).loss, without_images(expand(raw, seed, step))  # views are compiled away
+    key, rest = step_keys(seed, step).loss, without_inputs(expand(raw, seed, step))  # views are compiled away
 
     def of_both(params, features):
       out = method.loss(params, train_state.state, features, rest, key=key, step=step)

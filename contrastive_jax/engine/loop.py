@@ -9,16 +9,14 @@ import jax
 import numpy as np
 
 from contrastive_jax.data.pipeline import Batches, sweep
-from contrastive_jax.engine import evaluation, processes, workdir
+from contrastive_jax.data.sampling import Plan
+from contrastive_jax.engine import evaluation, processes, tracing, workdir
 from contrastive_jax.engine.checkpoint import Checkpoints
 from contrastive_jax.engine.gradient import step_keys
 from contrastive_jax.engine.reporter import Reporter
 from contrastive_jax.engine.setup import Run
 from contrastive_jax.engine.state import TrainState, batch_sharding
 from contrastive_jax.engine.warmstart import warm_start
-
-# What --profile traces: so many steps, after so many in which everything is compiled.
-PROFILE_STEPS, PROFILE_AFTER = 5, 10
 
 
 def fit(
@@ -57,6 +55,7 @@ def _continue(run: Run, path, checkpoints: Checkpoints, state: TrainState, start
     batch_size=run.batch_size,
     start=start,
     stop=total,
+    plan=_plan(run, state),
     put=lambda batch: processes.put_part(batch, batch_sharding(run.mesh)),
     part=processes.part(batch_sharding(run.mesh), run.batch_size),
   )
@@ -76,7 +75,7 @@ def _continue(run: Run, path, checkpoints: Checkpoints, state: TrainState, start
   with contextlib.ExitStack() as stack:
     for resource in (checkpoints, reporter, batches):
       stack.enter_context(contextlib.closing(resource))
-    before_step = stack.enter_context(_profiled(path, start, total)) if profile else lambda step: None
+    before_step = stack.enter_context(tracing.traced(path, start, total)) if profile else lambda step: None
     state, scores = _train(run, path, state, batches, checkpoints, reporter, stopping, before_step)
     checkpoints.wait()
     if int(state.step) < total:
@@ -110,7 +109,7 @@ def _train(run: Run, path, state, batches, checkpoints, reporter, stopping, befo
       # A state whose loss is no number is neither measured nor saved over a good one.
       reporter.step(*pending)
       pending = None
-    state = _refresh(run, state, done)
+    state = _refresh(run, state, done, batches)
     if evaluates:
       try:
         scores = _evaluate(run, path, state, done, reporter)
@@ -139,12 +138,23 @@ def _evaluate(run: Run, path: pathlib.Path, state: TrainState, step: int, report
   return scores
 
 
-def _refresh(run: Run, state: TrainState, done: int) -> TrainState:
-  """The method's own work at the end of an epoch."""
+def _refresh(run: Run, state: TrainState, done: int, batches: Batches) -> TrainState:
+  """The method's own work at the end of an epoch, which may plan other batches."""
   if run.method.refresh is None or done % run.info.steps_per_epoch:
     return state
   embed, key = run.embedder.at(state.params, state.state), step_keys(state.numbers['seed'], state.step).loss
-  return state._replace(state=run.method.refresh(state.params, state.state, embed, key=key, step=state.step))
+  refreshed = run.method.refresh(state.params, state.state, embed, key=key, step=done)
+  # Placed as before, or the step would be compiled again.
+  where = jax.tree.map(lambda x: x.sharding, state.state)
+  state = state._replace(state=jax.jit(lambda x: x, out_shardings=where)(refreshed))
+  if 'plan' in state.state:
+    batches.restart(done, _plan(run, state))
+  return state
+
+
+def _plan(run: Run, state: TrainState) -> Plan | None:
+  """Which rows make batches: as the method's state says, or else the config."""
+  return processes.fetch(state.state['plan']) if 'plan' in state.state else run.plan()
 
 
 def _with_floors(run: Run, path: pathlib.Path, fresh: TrainState) -> Run:
@@ -165,32 +175,11 @@ def _finish(run: Run, path: pathlib.Path, state: TrainState, scores: dict[str, f
     from contrastive_jax.engine import retrieved
 
     source, embed = run.sources['test'], run.embedder.at(state.params, state.state, on_host=True)
-    images = np.concatenate([b['image'][b['mask']] for b in sweep(source, batch_size=min(1024, source.num_examples))])
+    inputs = [b[source.input][b['mask']] for b in sweep(source, batch_size=min(1024, source.num_examples))]
+    images = np.concatenate(inputs) if source.input == 'image' else None
     workdir.write_embeddings(path, embed('test'), images, source.label_names)
-    if source.captions and embed('test').texts is not None:
+    if source.captions and images is not None and embed('test').texts is not None:
       retrieved.write(path, retrieved.examples(embed, embed('test'), source.captions, images))
     if processes.first():
       print(f'report: {pages.build(path)}', flush=True)
   return scores or workdir.read_evaluations(path)['evaluations'][-1]['scores']
-
-
-@contextlib.contextmanager
-def _profiled(path: pathlib.Path, start: int, total: int):
-  """Yields a function to call before each step, which traces a few of them to `path`/profile."""
-  first = min(start + PROFILE_AFTER, max(start, total - PROFILE_STEPS))
-  tracing = False
-
-  def before_step(step: int):
-    nonlocal tracing
-    if step == first:
-      jax.profiler.start_trace(str(path / 'profile'))
-      tracing = True
-    elif tracing and step == first + PROFILE_STEPS:
-      jax.profiler.stop_trace()
-      tracing = False
-
-  try:
-    yield before_step
-  finally:
-    if tracing:
-      jax.profiler.stop_trace()

@@ -12,6 +12,7 @@ from contrastive_jax.models.options import pattern
 from contrastive_jax.types import Refusal, nearest
 
 Rates = tuple[tuple[str, float], ...]
+Turns = tuple[tuple[str, int], ...]
 
 # Biases and the scales of norms are neither decayed nor, under LARS, rescaled.
 NO_DECAY = r'.*(bias|scale|temperature)|proxies'
@@ -91,29 +92,65 @@ def _positive(name: str, value: float):
     raise Refusal(f'config.optimiser.{name} must be positive, but it is {value}')
 
 
-def _assemble(rule: optax.GradientTransformation, clip_norm: float | None, rates: Rates):
-  """Clipping before the rule, learning rates by path after it; a rate of 0 freezes parameters and their moments."""
+def _first(pairs, name: str, default):
+  """The value of the first pair whose regular expression a path matches."""
+  return next((value for regex, value in pairs if re.fullmatch(regex, name)), default)
 
+
+def _check_groups(rates: Rates, every: Turns):
   for regex, rate in rates:
     if not rate >= 0:
       raise Refusal(f"config.optimiser.rates has the factor {rate} for '{regex}', but at least 0 is needed")
     pattern('config.optimiser.rates', regex)
+  for regex, turn in every:
+    if not (isinstance(turn, int) and turn >= 1):
+      raise Refusal(f"config.optimiser.every has {turn} for '{regex}', but a whole number of at least 1 is needed")
+    pattern('config.optimiser.every', regex)
 
-  def rate_of(name: str) -> float:
-    return next((rate for regex, rate in rates if re.fullmatch(regex, name)), 1.0)
+
+def _assemble(
+  rule_of: Callable[[optax.Schedule], optax.GradientTransformation],
+  schedule: optax.Schedule,
+  clip_norm: float | None,
+  rates: Rates,
+  every: Turns,
+):
+  """Clipping before the rule, learning rates by path after it; a rate of 0 freezes parameters and their moments.
+
+  What takes part in every nth step alone has moments and a count of its own, which rest in between; its learning rate
+  is that of the step all the same.
+  """
+  _check_groups(rates, every)
+
+  def label(rate: float, turn: int) -> str:
+    return str(float(rate)) if turn == 1 else f'{float(rate)} every {turn}'
 
   def labels(params):
     names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    for regex, _ in rates:
-      if not any(re.fullmatch(regex, name) for name in names):
-        raise Refusal(f"'{regex}' of config.optimiser.rates matches no parameter; the first are {', '.join(names[:3])}")
-    return jax.tree_util.tree_map_with_path(lambda path, _: str(float(rate_of(path_name(path)))), params)
+    for key, pairs in (('rates', rates), ('every', every)):
+      for regex, _ in pairs:
+        if not any(re.fullmatch(regex, name) for name in names):
+          raise Refusal(
+            f"'{regex}' of config.optimiser.{key} matches no parameter; the first are {', '.join(names[:3])}"
+          )
 
-  if rates:
-    scaled = {
-      str(float(rate)): optax.chain(rule, optax.scale(rate)) if rate else optax.set_to_zero() for _, rate in rates
-    }
-    rule = optax.multi_transform({str(1.0): rule} | scaled, labels)
+    def of_path(path, _):
+      name = path_name(path)
+      return label(_first(rates, name, 1.0), _first(every, name, 1))
+
+    return jax.tree_util.tree_map_with_path(of_path, params)
+
+  def group(rate: float, turn: int) -> optax.GradientTransformation:
+    if not rate:
+      return optax.set_to_zero()
+    rule = rule_of(schedule if turn == 1 else lambda count: schedule(count * turn))
+    rule = rule if rate == 1 else optax.chain(rule, optax.scale(rate))
+    return rule if turn == 1 else optax.conditionally_mask(rule, lambda step: step % turn == 0)
+
+  rule = rule_of(schedule)
+  if rates or every:
+    kinds = {(rate, turn) for rate in (1.0, *(r for _, r in rates)) for turn in (1, *(n for _, n in every))}
+    rule = optax.multi_transform({label(*kind): group(*kind) for kind in kinds}, labels)
   return rule if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), rule)
 
 
@@ -126,6 +163,7 @@ def sgd(
   no_decay: str = NO_DECAY,
   clip_norm: float | None = None,
   rates: Rates = (),
+  every: Turns = (),
 ) -> optax.GradientTransformation:
   """SGD with momentum; the decay is added to the gradient, as in PyTorch.
 
@@ -137,10 +175,15 @@ def sgd(
     no_decay: regular expression over whole parameter paths ('encoder/stem/bias') that are not decayed.
     clip_norm: largest global norm of the gradients; None for no clipping.
     rates: (regular expression over whole paths, factor on the learning rate) pairs; 0 freezes.
+    every: (regular expression over whole paths, n) pairs: what it matches is trained in steps 0, n, 2 n, ... alone.
   """
   _check(weight_decay, clip_norm, momentum=momentum)
   decay = optax.add_decayed_weights(weight_decay, _decayed(no_decay))
-  return _assemble(optax.chain(decay, optax.sgd(schedule, momentum, nesterov)), clip_norm, rates)
+
+  def rule(schedule):
+    return optax.chain(decay, optax.sgd(schedule, momentum, nesterov))
+
+  return _assemble(rule, schedule, clip_norm, rates, every)
 
 
 def adamw(
@@ -153,12 +196,17 @@ def adamw(
   no_decay: str = NO_DECAY,
   clip_norm: float | None = None,
   rates: Rates = (),
+  every: Turns = (),
 ) -> optax.GradientTransformation:
-  """AdamW (Loshchilov and Hutter, 2019), decay decoupled; `no_decay`, `clip_norm` and `rates` as in `sgd`."""
+  """AdamW (Loshchilov and Hutter, 2019), decay decoupled; `no_decay`, `clip_norm`, `rates` and `every` as in `sgd`."""
   _check(weight_decay, clip_norm, beta1=beta1, beta2=beta2)
   _positive('epsilon', epsilon)
-  rule = optax.adamw(schedule, beta1, beta2, epsilon, weight_decay=weight_decay, mask=_decayed(no_decay))
-  return _assemble(rule, clip_norm, rates)
+  mask = _decayed(no_decay)
+
+  def rule(schedule):
+    return optax.adamw(schedule, beta1, beta2, epsilon, weight_decay=weight_decay, mask=mask)
+
+  return _assemble(rule, schedule, clip_norm, rates, every)
 
 
 def lion(
@@ -170,6 +218,7 @@ def lion(
   no_decay: str = NO_DECAY,
   clip_norm: float | None = None,
   rates: Rates = (),
+  every: Turns = (),
 ) -> optax.GradientTransformation:
   r"""Lion (Chen et al., 2023): the sign of a momentum, decay decoupled; one moment where AdamW keeps two.
 
@@ -177,11 +226,15 @@ def lion(
             \qquad m \leftarrow \beta_2 m + (1 - \beta_2) g
 
   Every step moves every parameter by the learning rate, so the paper takes a third to a tenth of AdamW's, and a decay
-  larger by as much. `no_decay`, `clip_norm` and `rates` as in `sgd`.
+  larger by as much. `no_decay`, `clip_norm`, `rates` and `every` as in `sgd`.
   """
   _check(weight_decay, clip_norm, beta1=beta1, beta2=beta2)
-  rule = optax.lion(schedule, beta1, beta2, weight_decay=weight_decay, mask=_decayed(no_decay))
-  return _assemble(rule, clip_norm, rates)
+  mask = _decayed(no_decay)
+
+  def rule(schedule):
+    return optax.lion(schedule, beta1, beta2, weight_decay=weight_decay, mask=mask)
+
+  return _assemble(rule, schedule, clip_norm, rates, every)
 
 
 def lars(
@@ -193,17 +246,21 @@ def lars(
   no_decay: str = NO_DECAY,
   clip_norm: float | None = None,
   rates: Rates = (),
+  every: Turns = (),
 ) -> optax.GradientTransformation:
   """LARS (You et al., 2017) as SimCLR uses it: parameters that match `no_decay` are not rescaled either."""
   _check(weight_decay, clip_norm, momentum=momentum)
   _positive('trust', trust)
   mask = _decayed(no_decay)
-  rule = optax.lars(
-    schedule,
-    weight_decay,
-    weight_decay_mask=mask,
-    trust_coefficient=trust,
-    trust_ratio_mask=mask,
-    momentum=momentum,
-  )
-  return _assemble(rule, clip_norm, rates)
+
+  def rule(schedule):
+    return optax.lars(
+      schedule,
+      weight_decay,
+      weight_decay_mask=mask,
+      trust_coefficient=trust,
+      trust_ratio_mask=mask,
+      momentum=momentum,
+    )
+
+  return _assemble(rule, schedule, clip_norm, rates, every)

@@ -18,6 +18,9 @@ class Data(NamedTuple):
   # Captions of each example at each step, drawn from those of the source. A config of 1 says nothing of it.
   num_captions: int = 1
   batch_size: int = 256  # examples a step, over all devices
+  # Batches of so many examples of each of batch_size / per_class classes, drawn anew at every step, in place of passes
+  # over all examples. A config of 0 passes over all, and says nothing of this.
+  per_class: int = 0
   # The training split is thinned to a long tail: the most frequent class has so many times the examples of the rarest.
   # A config of 1 without `imbalance_largest` takes all examples, and says nothing of this.
   imbalance: float = 1.0

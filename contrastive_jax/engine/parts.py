@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from contrastive_jax.data.pipeline import sweep
-from contrastive_jax.engine.gradient import step_keys, without_images
+from contrastive_jax.engine.gradient import step_keys, without_inputs
 from contrastive_jax.engine.setup import Run
 from contrastive_jax.engine.state import TrainState, batch_sharding, placed
 from contrastive_jax.types import SMALL_VIEW, VIEW, Refusal
@@ -47,7 +47,7 @@ def loss(run: Run):
   def function(train_state: TrainState, raw, features):
     step = train_state.step
     seed = train_state.numbers['seed']
-    key, rest = step_keys(seed, step).loss, without_images(run.draw(raw, seed, step))
+    key, rest = step_keys(seed, step).loss, without_inputs(run.draw(raw, seed, step))
 
     def objective(params, features):
       return run.method.loss(params, train_state.state, features, rest, key=key, step=step).loss

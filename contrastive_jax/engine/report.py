@@ -91,7 +91,8 @@ def _build(workdir: pathlib.Path) -> pathlib.Path:
 def _gather(workdir: pathlib.Path) -> _Run:
   evaluated = _json(workdir / 'evaluations.json')
   # In the file they are in alphabetical order; raw pixels are the floor to be compared with first.
-  floors = dict(sorted(evaluated.get('floors', {}).items(), key=lambda floor: (floor[0] != 'raw pixels', floor[0])))
+  floors = evaluated.get('floors', {})
+  floors = {name: floors[name] for name in sorted(floors, key=lambda name: (not name.startswith('raw'), name))}
   return _Run(
     workdir,
     _json(workdir / 'config.json'),

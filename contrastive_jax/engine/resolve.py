@@ -148,8 +148,9 @@ def complete(
   _fill('data', _section(config, 'data'), inspect.signature(options.Data).parameters, of_data,
         besides=('source', 'views', 'small_views'))  # fmt: skip
   _without_small_views(config.data)
-  if config.data.num_captions == 1:
-    del config.data['num_captions']
+  for key, usual in (('num_captions', 1), ('per_class', 0)):
+    if config.data[key] == usual:
+      del config.data[key]
   _without_imbalance(config.data, of_data)
   named = _used(config)
   tops = {*(path.partition('.')[0] for path in named), 'evals', 'train'}

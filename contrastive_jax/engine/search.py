@@ -133,12 +133,14 @@ def _best(queries, candidates, *, k: int):
   return found
 
 
-def picture(path: str | pathlib.Path, shape: tuple[int, int, int]) -> UInt8[np.ndarray, 'h w c']:
+def picture(path: str | pathlib.Path, shape: tuple[int, ...]) -> UInt8[np.ndarray, 'h w c']:
   """A file's picture in the shape of a run's images [h, w, c]: resized, its centre cropped; transparent is white.
 
   Raises:
-    Refusal: it cannot be read as a picture, or images of so many channels are none.
+    Refusal: it cannot be read as a picture, images of so many channels are none, or the run has no images.
   """
+  if len(shape) != 3:
+    raise Refusal(f'the run was not trained on images: its input is {list(shape)}')
   height, width, channels = shape
   if channels not in decode.MODES:
     raise Refusal(f'images of the run have {channels} channels, as no picture has')

@@ -50,9 +50,9 @@ def sources(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> d
     raise Refusal(f"the data are not those that the run in '{workdir}' was trained on: {'; '.join(changed)}")
   trained = record['train']
   for source in found.values():
-    if source.image_shape[2] != trained['image_shape'][2]:
+    if source.image_shape[-1] != trained['image_shape'][-1]:
       raise Refusal(
-        f"images of '{source.name}' are {list(source.image_shape)}, but the run in '{workdir}' was trained on "
+        f"'{source.name}' has {source.input}s of {list(source.image_shape)}, but the run in '{workdir}' was trained on "
         f'{trained["image_shape"]}: as many channels are needed'
       )
   return {k: source._replace(mean=tuple(trained['mean']), std=tuple(trained['std'])) for k, source in found.items()}
@@ -93,20 +93,19 @@ class Model:
     Raises:
       Refusal: images of another type or shape than the model was trained on.
     """
-    shape = self._run.sources['train'].image_shape
-    images = np.asarray(images)
-    if images.ndim == 3 and shape[2] == 1:
+    shape, kind = self._run.sources['train'].image_shape, self._run.sources['train'].input
+    images, wanted = np.asarray(images), np.uint8 if kind == 'image' else np.float32
+    if kind == 'image' and images.ndim == 3 and shape[2] == 1:
       images = images[..., None]
-    if images.dtype != np.uint8 or images.shape[1:] != shape:
-      raise Refusal(
-        f'images must be uint8 [n, {", ".join(map(str, shape))}], but they are {images.dtype} {images.shape}'
-      )
+    if images.dtype != wanted or images.shape[1:] != shape:
+      needed = f'{np.dtype(wanted)} [n, {", ".join(map(str, shape))}]'
+      raise Refusal(f'{kind}s must be {needed}, but they are {images.dtype} {images.shape}')
     devices = self._run.mesh.size
     size = max(1, min(batch_size, len(images)) // devices) * devices
     parts = []
     for start in range(0, len(images), size):
       piece = images[start : start + size]
-      padded = np.concatenate([piece, np.zeros((size - len(piece), *shape), np.uint8)])
+      padded = np.concatenate([piece, np.zeros((size - len(piece), *shape), wanted)])
       out = self._embed(self.params, self._state, jax.device_put(padded, batch_sharding(self._run.mesh)))
       parts.append({k: np.asarray(v)[: len(piece)] for k, v in out.items()})
     if not parts:

@@ -16,7 +16,9 @@ from jax.sharding import PartitionSpec as P
 
 from contrastive_jax import losses
 from contrastive_jax.data.imbalance import long_tail
-from contrastive_jax.data.pipeline import steps_per_epoch, sweep
+from contrastive_jax.data.pipeline import sweep
+from contrastive_jax.data.sampling import Plan, planned, steps_per_epoch
+from contrastive_jax.data.source import labels
 from contrastive_jax.data.sources import Source
 from contrastive_jax.data.views import Views, draw_captions, expand
 from contrastive_jax.engine import gradient, resolve, state, step, values
@@ -52,6 +54,7 @@ class Run(NamedTuple):
   info: Info
   mesh: Any
   sources: dict[str, Source]
+  plan: Callable[[], Plan | None]  # which rows make batches, where the method's state does not say
   views: Views
   draw: Callable  # (raw batch, seed, step) -> batch with the captions of the step
   expand: Callable  # (raw batch, seed, step) -> the same with its views
@@ -80,6 +83,7 @@ class Run(NamedTuple):
       Refusal: a batch that does not divide among the devices, too few views, a temperature of 0, ...
     """
     state.check_batch(self.batch_size, self.mesh)
+    planned(self.plan(), seed=self.seed, num_examples=self.info.num_examples, batch_size=self.batch_size)
     train_state, raw = self.abstract()
     # To a step a temperature is an input, which may be anything.
     of_config = gradient.objective(lambda numbers: self.method, self.expand)
@@ -96,7 +100,9 @@ class Run(NamedTuple):
 
   def floors(self, fresh: state.TrainState) -> dict[str, Embed]:
     """`embed` by the name of what training should surpass: the pixels, if they fit, and the encoder before training."""
-    pixels: dict[str, Embed] = {'raw pixels': self.pixels.at({}, {})} if _pixel_bytes(self) <= MOST_PIXELS else {}
+    kind = self.sources['train'].input
+    name = 'raw pixels' if kind == 'image' else f'raw {kind}'
+    pixels: dict[str, Embed] = {name: self.pixels.at({}, {})} if _pixel_bytes(self) <= MOST_PIXELS else {}
     return pixels | {'random encoder': self.embedder.at(fresh.params, fresh.state)}
 
   def replicated(self):
@@ -227,6 +233,7 @@ def build(
     info=info,
     mesh=mesh,
     sources=data,
+    plan=functools.partial(_plan, config, train),
     views=views_,
     draw=draw,
     expand=make_views,
@@ -239,6 +246,13 @@ def build(
     pixels=embedder(raw_pixels, data, raw_views),
     glossary=resolve.glossary(config),
   )
+
+
+def _plan(config, train: Source) -> Plan | None:
+  """Batches of so many examples of each class, where the config says so."""
+  if 'per_class' not in config.data:
+    return None
+  return {'label': labels(train), 'per_class': config.data.per_class}
 
 
 def _pixel_bytes(run: Run) -> int:

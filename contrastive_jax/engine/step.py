@@ -48,8 +48,9 @@ def make(
       'grad_norm': optax.tree.norm(gradients),
       'param_norm': optax.tree.norm(params),
     }
-    after = TrainState(train_state.step + 1, params, opt_state, state, train_state.numbers)
-    return place(after, where), metrics
+    after = train_state._replace(step=train_state.step + 1, params=params, opt_state=opt_state, state=state)
+    # A method that looks things up in its new state, a memory say, may leave it split among the devices.
+    return jax.lax.with_sharding_constraint(after, where), metrics
 
   if microbatch is not None:
     of_batch = gradient.cached(method_of, expand, microbatch=microbatch, mesh=mesh)
@@ -68,7 +69,6 @@ def make(
 
   def plain(train_state: TrainState, raw):
     # Left to itself the compiler may split activations as the parameters are, and gather the batch.
-    gathered = train_state._replace(params=place(train_state.params, whole))
-    return apply(train_state, *of_batch(gathered, raw))
+    return apply(train_state, *of_batch(train_state._replace(params=place(train_state.params, whole)), raw))
 
   return jax.jit(plain, donate_argnums=0)

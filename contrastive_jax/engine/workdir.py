@@ -194,15 +194,17 @@ def arrays_of(embedded: Embedded) -> dict[str, np.ndarray]:
   return found
 
 
-def write_embeddings(workdir: pathlib.Path, embedded: Embedded, images: np.ndarray, label_names: Sequence[str]):
-  """Saves an embedded split, with its pictures and the names of its classes (where they have any), for the report.
+def write_embeddings(workdir: pathlib.Path, embedded: Embedded, images: np.ndarray | None, label_names: Sequence[str]):
+  """Saves an embedded split, with its pictures and the names of its classes (where there are any), for the report.
 
   Captions are left out: there may be a hundred times as many as pictures.
   """
   if not processes.first():
     return
   part = workdir / 'embeddings.part.npz'
-  arrays: dict[str, Any] = arrays_of(embedded._replace(texts=None)) | {'image': images}
+  arrays: dict[str, Any] = arrays_of(embedded._replace(texts=None))
+  if images is not None:
+    arrays['image'] = images
   if label_names:
     arrays['label_names'] = np.array(label_names)
   np.savez_compressed(part, **arrays)

@@ -50,8 +50,8 @@ class ConvNet(nn.Module):
   param_dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'b h w c'], *, train: bool) -> Float[Array, 'b d']:
-    """The features of a batch."""
+  def __call__(self, x: Float[Array, 'b h w c'], *, train: bool, pooled: bool = True) -> Float[Array, 'b ...']:
+    """The features of a batch, or its maps before pooling."""
     fields: Fields = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
     options.image(x, smallest=self.stride, reason=f'a stem of stride {self.stride}')
     for i, width in enumerate(self.widths):
@@ -68,6 +68,8 @@ class ConvNet(nn.Module):
         **fields,
       )(x)
       x = nn.relu(norms.layer(self.norm, width, train=train, name=f'norm_{i}', fields=fields)(x))
+    if not pooled:
+      return x
     x = POOLS[self.pool](x.astype(self.param_dtype))
     return x if self.features is None else nn.Dense(self.features, name='dense', **fields)(x)
 
@@ -93,7 +95,7 @@ def make(
     norm: 'group' (16 channels a group), 'none', 'layer' or 'batch'.
     pool: 'mean' over positions (the features' width is the last of the widths), or 'flatten', which keeps the
       positions (fixes the size of the images; useful for 8x8 images).
-    features: width of a last dense layer; None is no such layer.
+    features: width of a last dense layer; None is no such layer. With one the encoder has no `map`.
     dtype: of the computation: 'float32', 'bfloat16' (slower on a CPU) or 'float64'.
 
   Raises:
@@ -104,4 +106,4 @@ def make(
   options.choice('norm', norm, norms.NORMS)
   options.choice('pool', pool, POOLS)
   module = ConvNet(tuple(widths), stride, norm, pool, features, **options.precision(dtype))
-  return from_module(module, per_example=norm != 'batch', stochastic=False)
+  return from_module(module, per_example=norm != 'batch', stochastic=False, mapped=features is None)

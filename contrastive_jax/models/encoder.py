@@ -1,8 +1,9 @@
 """The shape of every model: two pure functions over nested dicts of arrays."""
 
 import contextlib
-from collections.abc import Callable
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -25,11 +26,14 @@ class Encoder(NamedTuple):
       depth when train=True, not looked at otherwise. stats changes only when train=True.
     per_example: False when `apply` with train=True mixes the examples of a batch (batch norm), so that a batch
       must not be cut.
+    map: as `apply`, with the same parameters, but for the map `[b, h, w, c]` of which pooling makes the features; None
+      for a model that has none, or that does more than pool it.
   """
 
   init: Callable[..., tuple[Params, State]]
   apply: Callable[..., tuple[Array, State]]
   per_example: bool
+  map: Callable[..., tuple[Array, State]] | None = None
 
 
 @contextlib.contextmanager
@@ -50,6 +54,7 @@ def from_module(
   per_example: bool,
   stochastic: bool,
   check: Callable[[Array], None] = options.floating,
+  mapped: bool = False,
 ) -> Encoder:
   """Wraps a flax module as an Encoder.
 
@@ -60,6 +65,7 @@ def from_module(
     stochastic: the module draws random numbers when train=True. It is then applied to each example with that
       example's key, so that the result does not depend on how the batch is cut.
     check: refuses inputs that the module is not for.
+    mapped: the module, called with `pooled=False`, returns its map before pooling.
 
   Raises:
     Refusal: stochastic and not per_example. `init` and `apply` refuse what `check` does (by default raw pixels), and
@@ -80,25 +86,24 @@ def from_module(
     stats = jax.tree.map(lambda leaf: leaf.astype(module.param_dtype), variables.get('batch_stats', {}))
     return variables['params'], stats
 
-  def apply(
-    params: Params, stats: State, x: Array, *, keys: Array | None = None, train: bool = False
-  ) -> tuple[Array, State]:
+  def run(how: Mapping[str, Any], params: Params, stats: State, x: Array, *, keys=None, train: bool = False):
     check(x)
     variables = {'params': params, 'batch_stats': stats}
     if train and stochastic and keys is None:
       raise Refusal('a model with dropout or stochastic depth needs `keys`, one per example, when train=True')
 
     def one(example, key):
-      return module.apply(variables, example[None], train=True, rngs={'dropout': key})[0]
+      return module.apply(variables, example[None], train=True, rngs={'dropout': key}, **how)[0]
 
     with _size(x):
       if train and stochastic:
         y = jax.vmap(one)(x, keys)
       elif train and not per_example:
-        y, updated = module.apply(variables, x, train=True, mutable=['batch_stats'])
+        y, updated = module.apply(variables, x, train=True, mutable=['batch_stats'], **how)
         stats = updated['batch_stats']
       else:
-        y = module.apply(variables, x, train=train)
+        y = module.apply(variables, x, train=train, **how)
     return y.astype(module.param_dtype), stats
 
-  return Encoder(init, apply, per_example)
+  apply, of_map = (functools.partial(run, how) for how in ({}, {'pooled': False}))
+  return Encoder(init, apply, per_example, of_map if mapped else None)

@@ -85,8 +85,8 @@ class ResNet(nn.Module):
   param_dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'b h w c'], *, train: bool) -> Float[Array, 'b d']:
-    """The features of a batch."""
+  def __call__(self, x: Float[Array, 'b h w c'], *, train: bool, pooled: bool = True) -> Float[Array, 'b ...']:
+    """The features of a batch, or its maps before pooling."""
     fields: Fields = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
     options.image(x, smallest=DOWNSAMPLING[self.stem], reason=f"stem '{self.stem}'")
     imagenet = self.stem == 'imagenet'
@@ -106,7 +106,7 @@ class ResNet(nn.Module):
           name=f'stage_{stage}_block_{i}',
           **fields,
         )(x, train)
-    return jnp.mean(x, axis=(1, 2), dtype=self.param_dtype)
+    return jnp.mean(x, axis=(1, 2), dtype=self.param_dtype) if pooled else x
 
 
 def make(
@@ -143,4 +143,4 @@ def make(
   options.choice('norm', norm, NORMS)
   options.sizes(width=width)
   module = ResNet(depth, stem, norm, width, zero_init_residual, remat, **options.precision(dtype))
-  return from_module(module, per_example=norm != 'batch', stochastic=False)
+  return from_module(module, per_example=norm != 'batch', stochastic=False, mapped=True)

@@ -116,15 +116,16 @@ class ViT(nn.Module):
   param_dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, x: Float[Array, 'b h w c'], *, train: bool) -> Float[Array, 'b d']:
-    """The features of a batch."""
+  def __call__(self, x: Float[Array, 'b h w c'], *, train: bool, pooled: bool = True) -> Float[Array, 'b ...']:
+    """The features of a batch, or the tokens of its patches as maps."""
     fields: Fields = {'dtype': self.dtype, 'param_dtype': self.param_dtype}
     width = self.variant.width
     options.image(x, smallest=self.patch, reason=f'patch {self.patch}')
     if x.shape[1] % self.patch or x.shape[2] % self.patch:
       raise Refusal(f'patch {self.patch} does not divide images of {x.shape[1]}x{x.shape[2]} pixels')
     x = nn.Conv(width, (self.patch,) * 2, (self.patch,) * 2, padding='VALID', name='embedding', **fields)(x)
-    positions = sincos_2d(x.shape[1], x.shape[2], width)
+    shape = x.shape
+    positions = sincos_2d(shape[1], shape[2], width)
     x = x.reshape(x.shape[0], -1, width) + jnp.asarray(positions, x.dtype)
     if self.pool == 'class':
       token = self.param('class_token', nn.initializers.zeros, (1, 1, width), self.param_dtype)
@@ -138,7 +139,7 @@ class ViT(nn.Module):
       remat=self.remat,
       fields=fields,
     )
-    return POOLS[self.pool](x)
+    return POOLS[self.pool](x) if pooled else x[:, -shape[1] * shape[2] :].reshape(shape)
 
 
 def make(
@@ -174,4 +175,4 @@ def make(
   options.sizes(patch=patch)
   options.rates(dropout=dropout, stochastic_depth=stochastic_depth)
   module = ViT(VARIANTS[variant], patch, pool, dropout, stochastic_depth, remat, **options.precision(dtype))
-  return from_module(module, per_example=True, stochastic=dropout > 0 or stochastic_depth > 0)
+  return from_module(module, per_example=True, stochastic=dropout > 0 or stochastic_depth > 0, mapped=True)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from contrastive_jax.data import identity, pipeline, sources
+from contrastive_jax.data import identity, sampling, sources
 from contrastive_jax.data.captions import Captions
 from contrastive_jax.data.imbalance import long_tail
 from contrastive_jax.engine import resolve, serve, setup, workdir
@@ -84,7 +84,7 @@ def test_rows_of_state_are_the_places_of_the_kept_examples():
   thinned = long_tail(source(np.arange(100) % 5), ratio=10)
   pixel, label = contents(thinned)
   for step in range(3):
-    rows = pipeline.indices(step, seed=0, num_examples=thinned.num_examples, batch_size=16)
+    rows = sampling.planned(None, seed=0, num_examples=thinned.num_examples, batch_size=16)(step)
     batch = thinned.read(rows)
     assert rows.max() < thinned.num_examples == len(pixel) == 42
     np.testing.assert_array_equal(batch['image'].ravel(), pixel[rows])

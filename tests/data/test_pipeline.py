@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from contrastive_jax.data import pipeline, sources
+from contrastive_jax.data import pipeline, sampling, sources
 from contrastive_jax.types import Refusal
 
 
@@ -16,8 +16,8 @@ def counting(n=23):
   return sources.Source('counting', 'train', n, read, (1, 1, 1), (), (0.5,), (0.5,))
 
 
-def rows(step, **options):
-  return pipeline.indices(step, **(dict(seed=0, num_examples=23, batch_size=5) | options))
+def rows(step, plan=None, **options):
+  return sampling.planned(plan, **(dict(seed=0, num_examples=23, batch_size=5) | options))(step)
 
 
 def batches(source=None, **options):
@@ -39,7 +39,7 @@ def test_no_row_occurs_twice_in_an_epoch_and_the_remainder_is_dropped():
 
 def test_rows_are_the_same_whenever_and_in_whatever_order_they_are_asked():
   forward = [rows(step).tolist() for step in range(40)]
-  pipeline._epoch_order.cache_clear()
+  sampling._epoch_order.cache_clear()
   backward = [rows(step).tolist() for step in reversed(range(40))]
   assert forward == backward[::-1]
 
@@ -69,7 +69,7 @@ def test_a_plan_restricts_and_repeats_rows_and_sets_the_length_of_an_epoch():
   drawn = [rows(step, plan=plan, batch_size=3) for step in range(4)]
   for epoch in (0, 2):
     assert sorted(np.concatenate(drawn[epoch : epoch + 2]).tolist()) == [3, 5, 7, 7, 11, 13]
-  assert rows(0, plan={'rows': None}).tolist() == rows(0).tolist() == rows(0, plan={'labels': 1}).tolist()
+  assert rows(0, plan={'rows': None}).tolist() == rows(0).tolist() == rows(0, plan={'other': 1}).tolist()
 
 
 @pytest.mark.parametrize(

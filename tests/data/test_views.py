@@ -41,7 +41,7 @@ def test_views_are_float32_of_the_same_shape_finite_and_within_the_range_of_pixe
   batch = raw(SHAPES[name])
   batch['image'][0], batch['image'][1] = 0, 255
   out = expand(batch, preset(name))
-  assert set(out) == {'index', 'label', 'view_0', 'view_1'}
+  assert set(out) == {'index', 'label', 'view_0', 'view_1', 'box_0', 'box_1'}
   for view in (out['view_0'], out['view_1']):
     assert view.dtype == jnp.float32 and view.shape == (16, *SHAPES[name])
     pixels = np.asarray(view) * 0.25 + 0.4
@@ -193,7 +193,7 @@ def test_views_are_float32_under_64_bits_too():
 
 
 def test_statistics_of_another_number_of_channels_are_refused():
-  with pytest.raises(Refusal, match='mean has 1 and std 1 values; the images have 3 channels'):
+  with pytest.raises(Refusal, match='mean has 1 and std 1 values; there are 3 channels'):
     preset('weak', channels=1).plain(np.zeros((4, 4, 3), np.uint8))
 
 

@@ -81,3 +81,57 @@ def test_rates_and_decay_of_lion_go_by_path():
 def test_momenta_of_lion_out_of_range_are_refused_by_name(option):
   with pytest.raises(Refusal, match=f'config.optimiser.{option} must be at least 0 and below 1'):
     optimiser.lion(optax.constant_schedule(0.1), **{option: 1.0})
+
+
+# --- groups that take turns ---
+
+
+def steps_of(rule, count: int):
+  """Parameters after each step with gradients that differ from step to step, and states."""
+  params, found, states = jax.tree.map(jnp.asarray, PARAMS), [], []
+  state = rule.init(params)
+  for step in range(count):
+    gradients = jax.tree.map(lambda x, step=step: jnp.asarray(x) + step, PARAMS)
+    updates, state = rule.update(gradients, state, params)
+    params = optax.apply_updates(params, updates)
+    found.append(jax.device_get(params))
+    states.append(state)
+  return found, states
+
+
+@pytest.mark.parametrize('kind', ['sgd', 'adamw', 'lars', 'lion'])
+def test_what_takes_part_in_every_third_step_moves_in_no_other_and_the_rest_as_ever(kind):
+  rule, schedule = getattr(optimiser, kind), optax.constant_schedule(0.1)
+  taking_turns, _ = steps_of(rule(schedule, every=(('bias', 3),)), 7)
+  always, _ = steps_of(rule(schedule), 7)
+  before = PARAMS
+  for step, (now, plain) in enumerate(zip(taking_turns, always, strict=True)):
+    assert (now['bias'] != before['bias']).all() == (step % 3 == 0)
+    np.testing.assert_allclose(now['kernel'], plain['kernel'], rtol=1e-6)
+    before = now
+
+
+def test_moments_rest_between_turns_as_if_the_other_steps_were_not_there():
+  taking_turns, _ = steps_of(optimiser.adamw(optax.constant_schedule(0.1), every=(('bias', 2),)), 5)
+  rule = optimiser.adamw(optax.constant_schedule(0.1))
+  params = {'bias': jnp.asarray(PARAMS['bias'])}
+  state = rule.init(params)
+  for step in (0, 2, 4):
+    updates, state = rule.update({'bias': jnp.asarray(PARAMS['bias']) + step}, state, params)
+    params = optax.apply_updates(params, updates)
+  np.testing.assert_allclose(taking_turns[-1]['bias'], params['bias'], rtol=1e-6)
+
+
+def test_a_group_that_takes_turns_learns_at_the_rate_of_the_step_and_its_own_factor():
+  options = dict(momentum=0.0, weight_decay=0.0, rates=(('bias', 0.5),), every=(('bias', 2),))
+  found, _ = steps_of(optimiser.sgd(lambda step: 0.1 * (step + 1), **options), 3)
+  first = PARAMS['bias'] - 0.5 * 0.1 * PARAMS['bias']
+  np.testing.assert_allclose(found[1]['bias'], first, rtol=1e-6)
+  np.testing.assert_allclose(found[2]['bias'], first - 0.5 * 0.3 * (PARAMS['bias'] + 2), rtol=1e-6)
+
+
+def test_turns_that_match_nothing_or_are_no_whole_number_are_refused():
+  with pytest.raises(Refusal, match=r"'scale' of config\.optimiser\.every matches no parameter"):
+    optimiser.adamw(optax.constant_schedule(0.1), every=(('scale', 2),)).init(PARAMS)
+  with pytest.raises(Refusal, match=r"config\.optimiser\.every has 0 for 'bias'"):
+    optimiser.adamw(optax.constant_schedule(0.1), every=(('bias', 0),))

@@ -92,7 +92,7 @@ def test_an_override_is_read_as_the_type_that_the_signature_names(key, text, val
     # Names.
     (
       {'encoder__name': 'resnt'},
-      "unknown name 'resnt' in config.encoder; did you mean 'resnet'? (known: convnet, mlp,",
+      "unknown name 'resnt' in config.encoder; did you mean 'resnet'? (known: convnet, dilated, mlp,",
     ),
     ({'data__source__name': 'digts'}, "unknown name 'digts' in config.data.source; did you mean 'digits'?"),
     ({'data__views__name': 'simclr2'}, "unknown name 'simclr2' in config.data.views; did you mean 'simclr'?"),
@@ -362,7 +362,8 @@ def test_every_metric_has_a_meaning_by_the_name_of_its_method_or_evaluator():
 
 
 def test_what_chooses_the_best_checkpoint_has_a_meaning_and_grows_with_quality():
-  others = ('close', 'gap', 'health', 'minimal_pairs', 'retrieval', 'zero_shot')
+  others = ('close', 'clusters', 'episodes', 'gap', 'health', 'minimal_pairs', 'pooled_retrieval', 'preferences')
+  others += ('retrieval', 'targets', 'zero_shot')
   config = resolve.load(f'{ROOT}/configs/ssl/simclr.py', {f'evals.{name}': 'True' for name in others})
   meanings = resolve.glossary(config)
   assert {'knn/accuracy', 'linear/accuracy'} <= set(resolve.best_scores()) <= set(meanings)

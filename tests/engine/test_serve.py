@@ -303,7 +303,7 @@ def test_other_data_are_normalised_as_those_that_the_run_was_trained_on(copy, tm
 
 def test_other_data_with_other_channels_are_refused(copy, tmp_path):
   write(tmp_path / 'coloured.npz', image=np.stack([IMAGES] * 3, -1))
-  with pytest.raises(Refusal, match=r"images of 'coloured' are \[8, 8, 3\], .* as many channels"):
+  with pytest.raises(Refusal, match=r"'coloured' has images of \[8, 8, 3\], .* as many channels"):
     copy.load(config=copy.config(data__source__path=str(tmp_path / 'coloured.npz')))
 
 

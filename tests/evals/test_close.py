@@ -96,10 +96,11 @@ def test_transfer_falls_where_the_noise_drowns_the_captions():
   assert accuracy[20.0]['close/noise_accuracy'] < accuracy[0.0]['close/accuracy'] - 0.2
 
 
-def test_it_works_under_a_transfer_guard():
-  given = transfer(gap=0.3)
+def test_a_transfer_guard_changes_nothing():
+  given, evaluator = transfer(gap=0.3), close.make(strengths=(1e-2,))
   with jax.transfer_guard('disallow'):
-    close.make(strengths=(1e-2,)).run(given)
+    guarded = evaluator.run(given)
+  assert guarded == evaluator.run(given)
 
 
 def test_what_cannot_be_adapted_is_refused():

@@ -114,9 +114,10 @@ def test_rows_over_devices_choose_as_on_one(rows_sharding):
   assert run(placed) == pytest.approx(run(embedded))
 
 
-def test_it_works_under_a_transfer_guard():
+def test_a_transfer_guard_changes_nothing():
   with jax.transfer_guard('disallow'):
-    run(split(concepts=10))
+    guarded = run(split(concepts=10))
+  assert guarded == run(split(concepts=10))
 
 
 def test_what_has_no_variants_is_refused():
