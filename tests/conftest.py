@@ -16,6 +16,15 @@ cache = os.environ.get('CONTRASTIVE_JAX_TEST_CACHE', str(pathlib.Path(__file__).
 jax.config.update('jax_compilation_cache_dir', cache)
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)
+# Eight devices share a few cores: one that waits 40 seconds for the others on a busy machine is not stuck. It is read
+# once, so that programs which tests start have their own.
+given = os.environ.get('XLA_FLAGS')
+os.environ['XLA_FLAGS'] = f'{given or ""} --xla_cpu_collective_call_terminate_timeout_seconds=600'.strip()
+jax.devices()
+if given is None:
+  del os.environ['XLA_FLAGS']
+else:
+  os.environ['XLA_FLAGS'] = given
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,4 +1,4 @@
-"""`dual`: an image tower, a text tower and a loss between what they make of the same thing: CLIP, SigLIP, ALIGN."""
+"""`dual`: an image tower, a text tower and a loss between what they make of the same thing: CLIP, SigLIP, Symile."""
 
 import functools
 import inspect
@@ -12,9 +12,9 @@ from contrastive_jax.methods.base import Info, Method, Output, unchanged
 from contrastive_jax.models.encoder import Encoder
 from contrastive_jax.types import Refusal
 
-# A loss takes two sides of pairs, these with wrong captions of each image, or images and all captions of each. Captions
-# may be missing, so it takes masks.
-_PAIRS, _CAPTIONS = {'x', 'y', 'x_mask', 'y_mask'}, {'x', 't', 'mask'}
+# A loss takes two sides of pairs, these with wrong captions of each image, images and all captions of each, or tuples
+# of an image and its captions. Captions may be missing, so it takes masks.
+_PAIRS, _CAPTIONS, _TUPLES = {'x', 'y', 'x_mask', 'y_mask'}, {'x', 't', 'mask'}, {'reps', 'mask'}
 _NEGATIVES = {*_PAIRS, 'negatives', 'negatives_mask'}
 
 
@@ -23,8 +23,12 @@ def _takes(loss: str, arrays: set[str]) -> bool:
 
 
 _LOSSES = tuple(
-  name for name in losses.OBJECTIVES if any(_takes(name, arrays) for arrays in (_PAIRS, _CAPTIONS, _NEGATIVES))
+  name
+  for name in (*losses.OBJECTIVES, 'pairwise_clip', 'symile')
+  if any(_takes(name, arrays) for arrays in (_PAIRS, _CAPTIONS, _TUPLES, _NEGATIVES))
 )
+# Keywords that are of a batch or a step, and no choice.
+_GIVEN = ('negatives_mask', 'key')
 # Scalars of a loss that are learned with the towers, if it has them.
 _LEARNED = ('temperature', 'bias')
 GLOSSARY = {
@@ -35,7 +39,7 @@ GLOSSARY = {
 
 def options(*, loss: str = 'symmetric_info_nce', **_) -> dict[str, inspect.Parameter]:
   """The hyper-parameters of a loss: config keys of `method` besides those of `make`."""
-  return {name: p for name, p in objective.options(loss, _LOSSES).items() if name != 'negatives_mask'}
+  return {name: p for name, p in objective.options(loss, _LOSSES).items() if name not in _GIVEN}
 
 
 def _of_pairs(of_arrays, x, t, mask, *, pivot: bool):
@@ -49,6 +53,12 @@ def _of_pairs(of_arrays, x, t, mask, *, pivot: bool):
     each = of_arrays(anchor, t[:, k], x_mask=there, y_mask=there)
     values.append(losses.mean(each, there))
   return jnp.stack(values).mean()
+
+
+def _of_tuples(of_arrays, x, t, mask):
+  """The mean of a loss of tuples: of an image and its caption in each slot."""
+  whole = jnp.concatenate([jnp.ones_like(mask[:, :1]), mask], axis=1)
+  return of_arrays([x, *jnp.swapaxes(t, 0, 1)], mask=whole).mean()
 
 
 def _with_negatives(batch):
@@ -70,8 +80,11 @@ def _scalars(params, learned):
 def _objective(loss: str, of_arrays, learned: list[str], hyper: dict, pivot: bool):
   """The `loss` slot: the mean over views of the loss between a view and the captions."""
 
-  def of_view(x, t, features, batch, scalars):
+  def of_view(x, t, features, batch, scalars, key):
     mask = batch['caption_mask']
+    if _takes(loss, _TUPLES):
+      given = scalars | ({'key': key} if 'key' in inspect.signature(getattr(losses, loss)).parameters else {})
+      return _of_tuples(functools.partial(of_arrays, **given), x, t, mask)
     if _takes(loss, _CAPTIONS):
       return of_arrays(x, t, mask=mask, **scalars).mean()
     given = scalars
@@ -82,7 +95,7 @@ def _objective(loss: str, of_arrays, learned: list[str], hyper: dict, pivot: boo
   def of_batch(params, state, features, batch, *, key, step):
     scalars = _scalars(params, learned)
     g, t = losses.unit(features['g']), losses.unit(features['t'])
-    value = jnp.stack([of_view(g[:, v], t, features, batch, scalars) for v in range(g.shape[1])]).mean()
+    value = jnp.stack([of_view(g[:, v], t, features, batch, scalars, key) for v in range(g.shape[1])]).mean()
     metrics = {'positive_similarity': captioned.similarity(g, t, batch['caption_mask'])}
     if 'temperature' in hyper:
       metrics['temperature'] = jnp.asarray(scalars.get('temperature', hyper['temperature']))
@@ -140,8 +153,9 @@ def make(
     info: of the run: of how many tokens captions are made.
     loss: name of a public loss of two sides (`symmetric_info_nce`, `sigmoid`, ...), which is
       averaged over the captions of each image (config.data.num_captions) and over views; of images and all of their
-      captions at once (`one_to_k`); or of two sides and wrong captions of the images (`neg_clip`), which the source
-      gives as `negative_caption` int32 `[B, E, L]` and its mask.
+      captions at once (`one_to_k`); of tuples, an image and each of its captions (`symile`, `pairwise_clip`; these
+      are of one slot each if config.data.num_captions is all of them); or of two sides and wrong captions of the images
+      (`neg_clip`), which the source gives as `negative_caption` int32 `[B, E, L]` and its mask.
     learn_temperature: temperature and bias of the loss are where learning starts; False: they stay.
     lowest_temperature: that may be learned. CLIP's largest scale is 100.
     pivot: with a loss of two sides, images are paired with captions of the first slot alone, and these with captions of
@@ -154,7 +168,7 @@ def make(
     Refusal: an unknown loss; a hyper-parameter that it does not have or refuses; data without captions, or without the
       wrong ones that the loss needs; a pivot for a loss that is not of two sides alone.
 
-  Source: Radford et al., 2021 (CLIP); Zhai et al., 2023 (SigLIP).
+  Source: Radford et al., 2021 (CLIP); Zhai et al., 2023 (SigLIP); Saporta et al., 2024 (Symile).
   """
   has = objective.options(loss, _LOSSES)
   hyper = {name: has[name].default for name in _LEARNED if name in has} | hyper

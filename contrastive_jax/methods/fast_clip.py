@@ -46,15 +46,6 @@ def _pairs(features, batch):
   return x, y, batch['caption_mask'].any(1)  # whatever is drawn is there if any of an image's captions is
 
 
-def _remembered(per_sample, index, old, new, there):
-  """Every example's rows, with those of a batch written where there is a caption."""
-
-  def write(of_all, before, after):
-    return of_all.at[index].set(jnp.where(there, after, before))
-
-  return {side: jax.tree.map(write, per_sample[side], old[side], new[side]) for side in _SIDES}
-
-
 def _objective(of_rows, temperature_of, info: Info, gamma: float, gamma_epochs: float, *, by_epoch: bool):
   """The `loss` slot: rows of the state are read before and written after."""
 
@@ -65,7 +56,7 @@ def _objective(of_rows, temperature_of, info: Info, gamma: float, gamma_epochs: 
     old = jax.tree.map(lambda of_all: of_all[index], state['per_sample'])
     tau = temperature_of(params)
     given = ({} if tau is None else {'temperature': tau}) | ({'epoch': epoch} if by_epoch else {})
-    values, sides = of_rows(x, y, tuple(old[side] for side in _SIDES), gamma=rate, **given)
+    values, sides = of_rows(x, y, tuple(old[side] for side in _SIDES), gamma=rate, mask=there, **given)
     new = dict(zip(_SIDES, sides, strict=True))
     taus = [jnp.asarray(tau) if each.temperature is None else each.temperature for each in old.values()]
     logs = [tau * each.log_denominator for tau, each in zip(taus, new.values(), strict=True)]
@@ -75,7 +66,7 @@ def _objective(of_rows, temperature_of, info: Info, gamma: float, gamma_epochs: 
       'temperature': (taus[0].mean() + taus[1].mean()) / 2,
       'inner_rate': rate,
     }
-    per_sample = _remembered(state['per_sample'], index, old, new, there)
+    per_sample = jax.tree.map(lambda of_all, rows: of_all.at[index].set(rows), state['per_sample'], new)
     return Output(losses.mean(values, there), {**state, 'per_sample': per_sample}, metrics)
 
   return of_batch
@@ -113,7 +104,7 @@ def make(
 
   Rows are read before and written after the loss, by `index`; a batch holds no example twice. `sog_clr` says how they
   are split among devices. A pair is one view of an image and one of its captions, drawn at every step; an image
-  without any has no value and is not remembered, but its empty caption is among the candidates.
+  without any is neither anchor nor candidate, and nothing is remembered of it.
 
   Args:
     encoder: of images; its output is what evaluators probe.

@@ -56,7 +56,7 @@ def stack(**networks: Encoder) -> Tower:
 def of_views(
   tower: Tower, params: Params, stats: State, batch: Batch, *, key, train: bool, views: tuple[int, ...] | None = None
 ):
-  """Every view (or these) of every example through a tower: outputs `[B, V, d]`, and the statistics.
+  """Every view (or these) of every example through a tower: outputs `[B, V, d]`, or maps, and the statistics.
 
   Views are laid side by side instance-major, so that a batch split over devices stays split. Random numbers are drawn
   for each view from `key` and the row of the data set.
@@ -103,15 +103,15 @@ def _keys(key, index, count: int):
 def _side_by_side(tower: Tower, params: Params, stats: State, views: list[Array], keys, train: bool):
   x, keys = jnp.stack(views, axis=1), keys.reshape(-1)
   outputs, stats = tower.apply(params, stats, x.reshape(-1, *x.shape[2:]), keys=keys, train=train)
-  return tuple(out.reshape(*x.shape[:2], -1) for out in outputs), stats
+  return tuple(out.reshape(*x.shape[:2], *out.shape[1:]) for out in outputs), stats
 
 
 def embedding(tower: Tower) -> Callable[..., dict[str, Array]]:
-  """`Method.embed` of a tower whose first network is the encoder and whose second is the head."""
+  """`Method.embed` of a tower whose first network is the encoder and whose second, if any, is the head."""
 
   def embed(params, state, batch):
-    (h, g, *_), _ = tower.apply(params, state['stats'], batch['view_0'])
-    return {'features': h, 'projection': losses.unit(g)}
+    outputs, _ = tower.apply(params, state['stats'], batch['view_0'])
+    return {'features': outputs[0], 'projection': losses.unit(outputs[:2][-1])}
 
   return embed
 

@@ -1,7 +1,7 @@
 """Inputs for any pairwise loss, made from its signature, and the scalars whose gradients the laws compare.
 
-A loss added to `losses.PAIRWISE` is covered without writing a test: its positional parameters must be named z, labels,
-x, y, t, negatives, queue, proxies or state, and its options are found by name, annotation and default.
+A loss added to `losses.PAIRWISE` is covered without writing a test: its positional parameters must have a name that
+`_positional` knows, and its options are found by name, annotation and default.
 """
 
 import functools
@@ -25,6 +25,10 @@ TILES = {
   'chunked whole': losses.chunked(64, 64),  # one tile
   'ring whole': losses.ring(rows=64, cols=64),  # one tile for each visitor
 }
+
+
+# Embeddings of every view [V, B, ...]: the instances are on the second axis.
+VIEWS = ('z', 'common', 'salient', 'phi')
 
 
 class Case(NamedTuple):
@@ -91,7 +95,6 @@ def _positional(name: str, size: int, other: int, views: int, random) -> dict[st
       made |= _state(1 if 'z' in made else 2, size, random)
       continue
     makers = {
-      'z': lambda: unit_rows(random, views, size, 5),
       'x': lambda: unit_rows(random, size, 5),
       'y': lambda: unit_rows(random, other, 5),
       't': lambda: unit_rows(random, size, 3, 5),
@@ -99,6 +102,16 @@ def _positional(name: str, size: int, other: int, views: int, random) -> dict[st
       'queue': lambda: unit_rows(random, other, 5),
       'proxies': lambda: unit_rows(random, size, 5),
       'labels': lambda: random.integers(-1, 4, size).astype(np.int32),
+      'subclasses': lambda: random.integers(-1, 6, size).astype(np.int32),
+      'queue_labels': lambda: random.integers(-1, 4, other).astype(np.int32),
+      'queue_subclasses': lambda: random.integers(-1, 6, other).astype(np.int32),
+      'partners': lambda: random.integers(-1, 4, size).astype(np.int32),
+      'target': lambda: random.random(size) < 0.6,
+      'phi_x': lambda: unit_rows(random, size, 3),
+      'phi_y': lambda: unit_rows(random, size, 3),
+      'phi_queue': lambda: unit_rows(random, other, 3),
+      'gates': lambda: random.uniform(0.1, 0.9, (size, 5)).astype(np.float32),
+      **{view: lambda: unit_rows(random, views, size, 5) for view in VIEWS},
     }
     assert key in makers, f'the laws cannot make the parameter {key} of losses.{name}'
     made[key] = makers[key]()
@@ -134,7 +147,7 @@ def case(name: str, variant: str, size: int = 16) -> Case | None:
   learnable = {k: v for k, v in arrays.items() if v.dtype == np.float32 and not k.startswith('state ')}
   fixed = {k: v for k, v in arrays.items() if k not in learnable}
   if rich:
-    sides = {'x': arrays.get('x'), 'y': arrays.get('y'), 'negatives': arrays.get('negatives'), 'mask': arrays.get('t')}
+    sides = {key: arrays.get(key) for key in ('x', 'y', 'negatives')} | {'mask': arrays.get('t', arrays.get('x'))}
     for key, parameter in parameters(name).items():
       side = sides.get(key.partition('_')[0])
       if side is not None and _takes(parameter, 'Int['):
@@ -151,7 +164,7 @@ def case(name: str, variant: str, size: int = 16) -> Case | None:
 
 def instance_axis(key: str, value) -> int | None:
   """The axis of an argument along which instances are split over devices."""
-  return None if np.ndim(value) == 0 else int(key == 'z')
+  return None if np.ndim(value) == 0 else int(key in VIEWS)
 
 
 def weighted(values) -> jax.Array:

@@ -81,7 +81,7 @@ def test_a_config_can_take_its_first_step(name):
   setup.build(config).check()
 
 
-@pytest.mark.parametrize('name', [name for name in tiny.NAMES if name not in tiny.OF_IMAGES])
+@pytest.mark.parametrize('name', tiny.OF_CAPTIONS)
 def test_a_config_of_captions_resolves_in_every_setting(name):
   settings = runpy.run_path(str(COMMON.parent / 'multimodal' / 'common.py'))['SETTINGS']
   of_all = {setting: of_setting(name, setting) for setting in settings}

@@ -75,12 +75,29 @@ def test_the_terms_of_the_gap_are_those_of_the_pairs_that_exist():
   np.testing.assert_allclose(loss_of(name, state, batch), want, rtol=2e-5)
 
 
+@pytest.mark.parametrize('loss', ['symile', 'pairwise_clip'])
+def test_a_tuple_is_an_image_and_its_caption_in_each_language_less_those_that_are_missing(loss):
+  name, overrides = 'multimodal/symile', dict(method__loss=loss, method__temperature='0.07')
+  state, batch, views, unit = first(name, ((3, 0), (5, 1), (6, 0), (6, 1)), **overrides)
+  reps, there = [unit['g'][:, 0], *jnp.swapaxes(unit['t'], 0, 1)], views['caption_mask']
+  assert len(reps) == 3 and there.shape == (32, 2) and not there[6].any()
+  given = dict(mask=jnp.concatenate([jnp.ones((32, 1), bool), there], 1), temperature=TAU)
+  if loss == 'symile':
+    given['key'] = gradient.step_keys(tiny.run(name, **overrides).seed, 0).loss
+  want = getattr(losses, loss)(reps, **given).mean()
+  np.testing.assert_allclose(loss_of(name, state, batch, **overrides), want, rtol=2e-5)
+  whole = {**batch, 'caption_mask': jnp.ones_like(batch['caption_mask'])}
+  assert abs(loss_of(name, state, whole, **overrides) - want) > 1e-3
+
+
 @pytest.mark.parametrize(
   ('name', 'overrides', 'message'),
   [
     ('one_to_k', dict(method__pivot='True'), "pivot pairs captions with captions, but loss 'one_to_k' is of images"),
     ('neg_clip', dict(data__source__negatives='0'), r'needs wrong captions: .* config\.data\.source\.negatives=2'),
     ('neg_clip', dict(method__negatives_mask='1'), r"unknown key 'config\.method\.negatives_mask'"),
+    ('symile', dict(method__key='1'), r"unknown key 'config\.method\.key'"),
+    ('symile', dict(method__pivot='True'), "pivot pairs captions with captions, but loss 'symile' is of images"),
     ('clip', dict(method__temperature='0.001'), r'temperature=0\.001 is below config\.method\.lowest_temperature'),
   ],
 )

@@ -17,7 +17,7 @@ LAYERS: dict[str, set[str]] = {
   'types': set(),
   'similarity': {'types'},
   'losses': {'types', 'similarity'},
-  'memory': {'types'},
+  'memory': {'types', 'similarity'},
   'models': {'types'},
   'methods': {'types', 'similarity', 'losses', 'memory', 'models'},
   'data': {'types'},

@@ -43,7 +43,7 @@ def shared_and_split(name: str, options: str):
 
 
 def values(case, parameters, data, fold):
-  embedded = {k: losses.unit(v @ parameters['map']) if k in ('x', 'y', 'z') else v for k, v in data.items()}
+  embedded = {k: losses.unit(v @ parameters['map']) if k in ('x', 'y', *gauntlet.VIEWS) else v for k, v in data.items()}
   return case.call({**parameters['scalars'], **embedded}, {}, fold=fold)
 
 

@@ -23,7 +23,11 @@ ROOT = pathlib.Path(__file__).parents[2]
 FILES = sorted(path for path in (ROOT / 'configs').rglob('*.py') if 'def get_config(' in path.read_text())
 NAMES = [path.relative_to(ROOT / 'configs').with_suffix('').as_posix() for path in FILES]
 
-OF_IMAGES = [name for name in NAMES if not name.startswith('multimodal/')]  # the others are of images with captions
+OWN_VIEWS = ('series', 'unaltered')  # of what are no images, or of methods that make their own
+OF_CAPTIONS = [name for name in NAMES if name.startswith('multimodal/')]  # of images with captions
+# Configs of images have the settings of `configs.common`; the others have their own.
+_SETTINGS = {name: path.read_text() for name, path in zip(NAMES, FILES, strict=True)}
+OF_IMAGES = [name for name in NAMES if name not in OF_CAPTIONS and 'from configs import common' in _SETTINGS[name]]
 
 
 def kind(name: str) -> tuple:
@@ -48,12 +52,13 @@ UNUSUAL = [name for name in NAMES if name not in USUAL]
 @functools.cache
 def run(name: str, *, devices: int = 1, **overrides: str) -> setup.Run:
   """The run of a config at `:tiny`, with the views that compile fastest; kept, for what its functions have compiled."""
-  overrides = dict(data__views__name='weak') | overrides
+  if config(name).data.views.name not in OWN_VIEWS:
+    overrides = dict(data__views__name='weak') | overrides
   try:
     with quickly():
       of = setup.build(config(name, train__devices=str(devices), **overrides))
   except Refusal as refusal:
-    if 'apt-get install' in str(refusal):
+    if 'apt-get ' in str(refusal) or 'pip install ' in str(refusal):
       pytest.skip(str(refusal))
     raise
   return of

@@ -1,0 +1,162 @@
+"""`sbcl`: SupCon among subclasses of about the size of the rarest class, found anew every few epochs (SBCL)."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from contrastive_jax import losses
+from contrastive_jax.memory import clusters
+from contrastive_jax.methods import towers
+from contrastive_jax.methods.base import Info, Method, Output
+from contrastive_jax.models.encoder import Encoder
+from contrastive_jax.types import Refusal
+
+GLOSSARY = {
+  'positive_similarity': 'mean cosine of the first and the last view of an example, after the head',
+  'same_subclass': 'mean number of other examples of the batch that are of the subclass of an example',
+  'class_temperature': 'mean over the batch of the temperatures of the term of the whole class',
+}
+
+
+def subclass_counts(label: Int[np.ndarray, ' n'], classes: int, least: int) -> tuple[int, ...]:
+  r"""How many subclasses each class has: :math:`\max(1, \lfloor n_c / \max(\min n, M) \rfloor)`, or 0 without rows."""
+  sizes = np.bincount(label[label >= 0], minlength=classes)
+  size = max(sizes[sizes > 0].min(), least)
+  return tuple(int(max(1, n // size)) if n else 0 for n in sizes)
+
+
+@functools.partial(jax.jit, static_argnames='classes')
+def _spread(z: Float[Array, 'n d'], label: Int[Array, ' n'], *, classes: int) -> Float[Array, ' c']:
+  r"""The mean distance of a class from its centre over :math:`\log(n_c + 10)`; 0 of one without rows."""
+  at = jnp.where(label < 0, classes, label)  # out of range: dropped
+  count = jax.ops.segment_sum(jnp.ones(len(z)), at, classes)
+  some = jnp.maximum(count, 1)
+  centre = jax.ops.segment_sum(z, at, classes) / some[:, None]
+  distance = jnp.linalg.norm(z - centre[label], axis=1)
+  return jax.ops.segment_sum(distance, at, classes) / some / jnp.log(count + 10)
+
+
+def class_scales(
+  spread: Float[np.ndarray, ' c'], counts: tuple[int, ...], percentile: float
+) -> Float[np.ndarray, ' c']:
+  """tau_2 / tau_1 of each class: its spread, clipped to the percentiles, over the mean; 1 of those of one subclass."""
+  there = np.asarray(counts) > 0
+  low, high = np.percentile(spread[there], [percentile, 100 - percentile])
+  clipped = np.clip(spread, low, high)
+  return np.where(np.asarray(counts) > 1, clipped / clipped[there].mean(), 1).astype(np.float32)
+
+
+def _check(info: Info, warmup_epochs: int, every_epochs: int, subclass_size: int, percentile: float):
+  if not info.num_classes:
+    raise Refusal('sbcl splits classes, but the data set names none')
+  if warmup_epochs < 1 or every_epochs < 1 or subclass_size < 1 or not 0 <= percentile <= 50:
+    raise Refusal(
+      'config.method.warmup_epochs, every_epochs and subclass_size must be at least 1 and percentile from 0 to 50, but '
+      f'they are {warmup_epochs}, {every_epochs}, {subclass_size} and {percentile}'
+    )
+
+
+def _refresh(info: Info, warmup_epochs: int, every_epochs: int, subclass_size: int, percentile: float):
+  """The `refresh` slot: k-means by cosines inside each class."""
+
+  def refresh(params, state, embed_all, *, key, step):
+    del params
+    epoch = int(step) // info.steps_per_epoch
+    if epoch < warmup_epochs or (epoch - warmup_epochs) % every_epochs or int(step) >= info.total_steps:
+      return state
+    train = embed_all('train')
+    label = np.asarray(train.label, np.int32)
+    counts = subclass_counts(label, info.num_classes, subclass_size)
+    options = dict(num_clusters=counts, groups=label, key=key, spherical=True)
+    subclass = clusters.kmeans(jnp.asarray(train.projection), **options).labels
+    spread = np.asarray(_spread(jnp.asarray(train.projection), label, classes=info.num_classes))
+    scale = jnp.asarray(class_scales(spread, counts, percentile))
+    return {**state, 'per_sample': {'subclass': subclass}, 'class_scale': scale}
+
+  return refresh
+
+
+def _objective(warm_up: int, temperature, base_temperature, beta: float, own_views: bool, folding):
+  """The `loss` slot: SupCon for `warm_up` steps, then SBCL."""
+
+  def loss(params, state, features, batch, *, key, step):
+    z, label = jnp.swapaxes(losses.unit(features['g']), 0, 1), batch['label']
+    started = step >= warm_up
+    subclass = jnp.where(started, state['per_sample']['subclass'][batch['index']], label)
+    of_class = temperature * state['class_scale'][label]
+    of_base = None if base_temperature is None else jnp.where(started, base_temperature, temperature)
+    split = dict(beta=jnp.where(started, beta, 0.0), class_temperature=of_class, own_views=own_views)
+    values = losses.sbcl(z, label, subclass, temperature=temperature, base_temperature=of_base, **split, **folding)
+    ordered = jnp.sort(subclass)
+    same = jnp.searchsorted(ordered, subclass, side='right') - jnp.searchsorted(ordered, subclass) - 1
+    metrics = {
+      'positive_similarity': (z[0] * z[-1]).sum(-1).mean(),
+      'same_subclass': same.mean(dtype=values.dtype),
+      'class_temperature': of_class.mean(),
+    }
+    return Output(values.mean(), state, metrics)
+
+  return loss
+
+
+def make(
+  encoder: Encoder,
+  head: Encoder,
+  info: Info,
+  *,
+  temperature: float = 0.1,
+  beta: float = 0.25,
+  subclass_size: int = 10,
+  warmup_epochs: int = 10,
+  every_epochs: int = 10,
+  percentile: float = 20.0,
+  own_views: bool = True,
+  base_temperature: float | None = 0.07,
+  fold='auto',
+  precision: str | None = None,
+) -> Method:
+  r"""SBCL: `losses.sbcl` of subclasses that spherical k-means finds in each class, so that all are of about one size.
+
+  Class c of n_c examples has :math:`\lfloor n_c / \max(\min_c n_c, M) \rfloor` subclasses. At first the loss is SupCon.
+  Subclasses lie in `state['per_sample']`, by row of the data set; `state['class_scale']` is tau_2 / tau_1 of each
+  class: the mean distance of its projections from their centre over log(n_c + 10), clipped, over the mean of classes.
+
+  Args:
+    encoder: backbone; its output is what evaluators probe.
+    head: projection head.
+    info: of the run: examples, classes, steps an epoch.
+    temperature: tau_1.
+    beta: weight of the term of the whole class.
+    subclass_size: M, the least size of a subclass.
+    warmup_epochs: of SupCon; then the first subclasses are found.
+    every_epochs: after which they are found anew.
+    percentile: tau_2 is clipped between this percentile and 100 less it, before the mean is taken.
+    own_views: as of `losses.sbcl`.
+    base_temperature: as of `losses.sbcl`, after the warm-up.
+    fold: as of `pair`.
+    precision: as of `pair`.
+
+  Raises:
+    Refusal: data that name no classes; epochs, a size or a percentile out of range; what `losses.sbcl` refuses.
+
+  Source: Hou et al., 2023, with the constants of its code for CIFAR.
+  """
+  _check(info, warmup_epochs, every_epochs, subclass_size, percentile)
+  tower = towers.stack(encoder=encoder, head=head)
+
+  def init(key, batch):
+    params, stats = tower.init(key, batch['view_0'])
+    subclass = jnp.full(info.num_examples, -1, jnp.int32)
+    return params, {'stats': stats, 'per_sample': {'subclass': subclass}, 'class_scale': jnp.ones(info.num_classes)}
+
+  def encode(params, state, batch, *, key, step, train):
+    (_, g), stats = towers.of_views(tower, params, state['stats'], batch, key=key, train=train)
+    return {'g': g}, {**state, 'stats': stats}
+
+  warm_up, folding = warmup_epochs * info.steps_per_epoch, dict(fold=fold, precision=precision)
+  loss = _objective(warm_up, temperature, base_temperature, beta, own_views, folding)
+  refresh = _refresh(info, warmup_epochs, every_epochs, subclass_size, percentile)
+  return Method(init, encode, loss, towers.embedding(tower), refresh=refresh, per_example=tower.per_example)

@@ -1,0 +1,153 @@
+"""The method with a clustered memory: its loss, its memories, and when neighbours join the batch."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from contrastive_jax import losses
+from contrastive_jax.methods import beclr
+from contrastive_jax.types import Refusal
+
+NAME = 'ssl/beclr'
+
+
+@functools.cache
+def run(**overrides):
+  return tiny.run(NAME, train__steps='1000', **overrides)
+
+
+def features_of(of, state):
+  (batch,) = tiny.batches(of, 1)
+  views = tiny.views(of)(batch, np.int32(0))
+  features, _ = of.method.encode(state.params, state.state, views, key=jax.random.key(0), step=0, train=True)
+  return features
+
+
+def loss_of(of, state, features, step):
+  return of.method.loss(state.params, state.state, features, {}, key=jax.random.key(0), step=step)
+
+
+def sides(features):
+  return {name: jnp.swapaxes(losses.unit(features[name]), 0, 1) for name in beclr.SIDES}
+
+
+def clustered(of, state, features):
+  """The state after the memories have filled and clusters were found."""
+  while not all(int(bank.pushed) == 128 for bank in state.state['memory'].values()):
+    state = state._replace(state=loss_of(of, state, features, 0).state)
+  step = of.info.steps_per_epoch
+  new = of.method.refresh(state.params, state.state, None, key=jax.random.key(1), step=step)
+  return state._replace(state=new)
+
+
+def by_hand(p, z, target):
+  """The loss of unit rows [2, B, d], in float64."""
+  p, z, target = (np.float64(x) for x in (p, z, target))
+  s = np.einsum('vid,wjd->viwj', z, z)
+  b = z.shape[1]
+  each = [
+    np.mean([np.exp(s[v, i, w, j] / 2) for w in range(2) for j in range(b) if j != i])
+    for v in range(2)
+    for i in range(b)
+  ]
+  positive = ((p[0] * target[1]).sum(-1).mean() + (p[1] * target[0]).sum(-1).mean()) / 2
+  return -positive + 0.1 * np.log(np.mean(each))
+
+
+def test_without_neighbours_it_is_byol_and_a_term_of_uniformity():
+  of = run(method__neighbours='0')
+  state = tiny.fresh(of)
+  assert of.method.refresh is None and 'memory' not in state.state
+  features = features_of(of, state)
+  out, given = loss_of(of, state, features, 0), sides(features)
+  np.testing.assert_allclose(out.loss, by_hand(*(given[n] for n in ('prediction', 'projection', 'target'))), rtol=1e-5)
+  regression = losses.normalized_mse(given['prediction'][0], given['target'][1]).mean()
+  regression += losses.normalized_mse(given['prediction'][1], given['target'][0]).mean()
+  np.testing.assert_allclose(out.metrics['positive_similarity'], 1 - regression / 4, rtol=1e-5)
+
+
+def test_before_its_epoch_the_memory_fills_and_changes_no_loss():
+  of, without = run(), run(method__neighbours='0')
+  state = tiny.fresh(of)
+  features = features_of(of, state)
+  ready = clustered(of, state, features)
+  for each in (state, ready):
+    out = loss_of(of, each, features, 0)
+    assert out.metrics['neighbours_used'] == 0
+    np.testing.assert_allclose(out.loss, loss_of(without, tiny.fresh(without), features, 0).loss, rtol=1e-6)
+
+
+def test_neighbours_of_each_kind_join_the_batch_by_rank():
+  of = run()
+  state = tiny.fresh(of)
+  features = features_of(of, state)
+  ready = clustered(of, state, features)
+  out, given = loss_of(of, ready, features, of.info.steps_per_epoch), sides(features)
+  assert out.metrics['neighbours_used'] == 1
+  grown = {}
+  for name, rows in given.items():
+    bank = out.state['memory'][name]  # after this batch has gone in
+    values, labels = np.asarray(bank.queue.values), np.asarray(bank.labels)
+    cluster = np.asarray(rows @ losses.unit(bank.prototypes).T).argmax(-1)
+    found = np.zeros((2, 5, *rows.shape[1:]))
+    for v, i in np.ndindex(rows.shape[:2]):
+      similarity = values @ np.asarray(rows[v, i])
+      own = np.flatnonzero(labels == cluster[v, i])
+      among = own if len(own) >= 5 else np.arange(128)
+      found[v, :, i] = values[among[np.argsort(-similarity[among], kind='stable')[:5]]]
+    grown[name] = np.concatenate([rows, found.reshape(2, -1, rows.shape[2])], axis=1)
+  want = by_hand(*(grown[n] for n in ('prediction', 'projection', 'target')))
+  np.testing.assert_allclose(out.loss, want, rtol=1e-4)
+
+
+def test_a_batch_uses_all_prototypes_and_goes_to_near_ones():
+  of = run()
+  state = tiny.fresh(of)
+  features = features_of(of, state)
+  bank = clustered(of, state, features).state['memory']['target']
+  z = losses.unit(jax.random.normal(jax.random.key(5), (64, bank.prototypes.shape[1])))
+  label = np.asarray(beclr.assigned(bank, z, eps=0.05, iterations=50))
+  counts = np.bincount(label, minlength=8)
+  assert counts.min() > 0 and counts.max() <= 16  # 8 each, but for ties of soft shares
+  distance = np.linalg.norm(np.asarray(z)[:, None] - np.asarray(losses.unit(bank.prototypes)), axis=-1)
+  assert distance[np.arange(64), label].mean() < distance.mean() - 0.05
+
+
+def test_clusters_are_found_when_the_queue_is_full_and_not_before():
+  of = run(method__every_epochs='4')
+  state, step = tiny.fresh(of), of.info.steps_per_epoch
+  features = features_of(of, state)
+  refresh = functools.partial(of.method.refresh, state.params, embed_all=None, key=jax.random.key(0))
+  assert tiny.same_bits(refresh(state.state, step=step), state.state)
+  ready = clustered(of, state, features).state
+  assert all(int(bank.clustered) for bank in ready['memory'].values())
+  assert tiny.same_bits(refresh(ready, step=2 * step), ready)
+  assert not tiny.same_bits(refresh(ready, step=4 * step), ready)
+
+
+def test_the_teacher_and_the_memory_get_no_gradient():
+  of = run()
+  state = tiny.fresh(of)
+  features = features_of(of, state)
+  ready = clustered(of, state, features)
+
+  def objective(features):
+    return loss_of(of, ready, features, of.info.steps_per_epoch).loss
+
+  gradients = jax.grad(objective)(features)
+  assert not np.asarray(gradients['target']).any()
+  assert np.asarray(gradients['prediction']).any() and np.asarray(gradients['projection']).any()
+  # Neighbours are constants on both sides of the positives, so these weigh a sixth of what they do without.
+  alone = jax.grad(lambda f: loss_of(of, ready, f, 0).loss)(features)
+  np.testing.assert_allclose(gradients['prediction'], alone['prediction'] / 6, rtol=1e-4, atol=1e-8)
+
+
+def test_a_memory_smaller_than_the_views_of_a_batch_is_refused():
+  with pytest.raises(Refusal, match='memory_size=32 must hold the embeddings of a batch'):
+    tiny.run(NAME, method__memory_size='32').check()
+  with pytest.raises(Refusal, match='every_epochs must be at least 1'):
+    tiny.run(NAME, method__every_epochs='0')
