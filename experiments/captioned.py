@@ -2,8 +2,14 @@
 
 import argparse
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import jax
+import numpy as np
+
+from contrastive_jax.evals import retrieval
+from contrastive_jax.evals.evaluator import Embed
+from contrastive_jax.types import Embedded, Texts
 from experiments import runs
 
 SEEDS = (0, 1, 2)
@@ -17,6 +23,8 @@ SMALL = {
   'evals__zero_shot': False,
   'evals__gap': False,
 }
+NAMES = {'data__source__keywords': False}  # the caption of a picture is its name alone
+EPOCHS = 20  # of the runs of `clip`, and of what is compared with them
 Found = Mapping[str, Sequence[Mapping[str, float]]]  # scores of each seed, by what the row of a table says
 
 
@@ -29,9 +37,33 @@ def epochs(about: str, default: float) -> float:
 
 def train(here: pathlib.Path, name: str, config: str, epochs: float, **overrides) -> list[dict[str, float]]:
   """The last scores of a config's run with every seed, kept in runs/STUDY."""
+  return [each.scores for each in trained(here.name, name, config, epochs, **overrides)]
+
+
+def trained(folder: str, name: str, config: str, epochs: float, **overrides) -> list[runs.Trained]:
+  """A config's run with every seed, kept in runs/FOLDER: trained once, however many studies ask for it."""
   given = SMALL | runs.LAST_STEP | {'train__epochs': epochs} | overrides
-  folder = runs.ROOT / 'runs' / here.name
-  return [runs.train(config, folder / f'{name}-{epochs:g}-{seed}', seed=seed, **given) for seed in SEEDS]
+  paths = [runs.ROOT / 'runs' / folder / f'{name}-{epochs:g}-{seed}' for seed in SEEDS]
+  return [runs.trained(config, path, seed=seed, **given) for seed, path in zip(SEEDS, paths, strict=True)]
+
+
+def clip(epochs: float) -> list[runs.Trained]:
+  """CLIP on pictures of emoji and their English names, which several studies start from."""
+  return trained('emoji_clip', 'clip', 'multimodal/clip.py', epochs, **NAMES)
+
+
+def one_per_concept(embed: Embed) -> Callable[[str], Embedded]:
+  """`embed` of the first picture of each concept, so that a firefighter in six tones and three genders counts once."""
+
+  def thinned(split: str) -> Embedded:
+    whole = embed(split)
+    assert whole.texts is not None and whole.concept is not None
+    rows = np.flatnonzero(retrieval.first_of_concepts(whole.concept))
+    texts = Texts(np.asarray(whole.texts.projection)[rows], whole.texts.mask[rows], whole.texts.slots)
+    features, projection = (np.asarray(jax.device_get(x))[rows] for x in (whole.features, whole.projection))
+    return Embedded(features, projection, whole.label[rows], whole.index[rows], texts, whole.concept[rows])
+
+  return thinned
 
 
 def table(found: Found, heads: Sequence[str], scores: Mapping[str, str]) -> str:
