@@ -83,10 +83,10 @@ def _repulsion(rows, cols, negative, *, topk: int, beta, tau_min, tau_max, fold,
   return pull - beta * costs
 
 
-def _attraction(x, y, phi_x, phi_y, *, beta, tau_min, tau_max):
+def _attraction(cosine, r, features: int, *, beta, tau_min, tau_max):
   """What a positive pair costs: its similarity over its temperature, and that of the temperature."""
-  tau = pair_temperature((phi_x * phi_y).sum(-1), tau_min=tau_min, tau_max=tau_max)
-  return -(x * y).sum(-1) / tau + beta * temperature_penalty(tau, x.shape[-1])
+  tau = pair_temperature(r, tau_min=tau_min, tau_max=tau_max)
+  return -cosine / tau + beta * temperature_penalty(tau, features)
 
 
 def adaptive_nce(
@@ -141,8 +141,8 @@ def adaptive_nce(
   rows = {'z': inputs.flatten(z), 'phi': inputs.flatten(phi)}
   negative = inputs.other_instance(views)
   repulsion = _repulsion(rows, None, negative, topk=topk, **options, fold=fold, precision=precision)
-  others = [jnp.roll(jnp.arange(views), -k) for k in range(1, views)]
-  attraction = jnp.stack([_attraction(z, z[o], phi, phi[o], **options) for o in others]).mean(0)
+  each = _attraction(inputs.gram(z), inputs.gram(phi), z.shape[-1], **options)
+  attraction = jnp.where(inputs.off_diagonal(views), each, 0).sum(-1).T / (views - 1)
   return attraction + inputs.unflatten(repulsion, views)
 
 
@@ -196,7 +196,7 @@ def adaptive_queue_nce(
   rows, cols = {'z': x, 'phi': phi_x}, {'z': queue, 'phi': phi_queue}
   options = dict(beta=beta, tau_min=tau_min, tau_max=tau_max)
   repulsion = _repulsion(rows, cols, lambda pair: True, topk=topk, **options, fold=fold, precision=precision)
-  return _attraction(x, y, phi_x, phi_y, **options) + repulsion
+  return _attraction((x * y).sum(-1), (phi_x * phi_y).sum(-1), x.shape[-1], **options) + repulsion
 
 
 def adaptive_mse(

@@ -156,9 +156,22 @@ def other_instance(views: int):
   return lambda pair: pair.anchor['position'] // views != pair.other['position'] // views
 
 
+@jax.custom_jvp
 def gram(z: Float[Array, 'v b d']) -> Float[Array, 'b v v']:
   """Similarities between the views of each instance."""
-  return jnp.einsum('vbd,wbd->bvw', z, z, precision='highest')
+  return _between_views(z, z)
+
+
+def _between_views(x: Float[Array, 'v b d'], y: Float[Array, 'w b d']) -> Float[Array, 'b v w']:
+  # In the order of `flatten`, whose copy of the embeddings is there anyhow.
+  return jnp.einsum('bvd,bwd->bvw', jnp.swapaxes(x, 0, 1), jnp.swapaxes(y, 0, 1), precision='highest')
+
+
+@gram.defjvp
+def _gram_derivative(primals, tangents):
+  # Symmetric, so one product makes the gradient where JAX's own derivative takes two and an array for each.
+  half = _between_views(*tangents, *primals)
+  return gram(*primals), half + jnp.swapaxes(half, 1, 2)
 
 
 def off_diagonal(views: int) -> Bool[Array, 'v v']:

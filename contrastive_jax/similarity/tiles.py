@@ -271,4 +271,10 @@ def backward(plan: Plan, operands, constants, states, cotangents, gradients):
   )
   if turned is None:
     return sides, of_constants
-  return (*sides[:-1], sides[-1]._replace(z=sides[-1].z + jnp.swapaxes(turned, 1, 2))), of_constants
+  z = _turn_back(sides[-1].z, turned)
+  return (*sides[:-1], sides[-1]._replace(z=z)), of_constants
+
+
+def _turn_back(z: Float[Array, 't n d'], turned: Float[Array, 't d n']) -> Float[Array, 't n d']:
+  # Tile by tile, since turning all of them at once would hold a copy of all.
+  return jax.lax.fori_loop(0, z.shape[0], lambda k, z: z.at[k].add(turned[k].T), z)

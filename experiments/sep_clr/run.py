@@ -69,16 +69,17 @@ def accuracy(embed: Embed, sources: dict[str, Source], label: str) -> float:
   return linear.make(strengths=STRENGTHS).run(labelled)['linear/accuracy']
 
 
-def measure(method: str, seed: int, epochs: float) -> dict[str, dict[str, float]]:
+def measure(method: str, seed: int, epochs: float, size: int) -> dict[str, dict[str, float]]:
   """Accuracies of a run by what is probed, and for which label."""
   config, options = METHODS[method]
   name = method.replace(', ', '-').replace(' ', '_')
-  path = runs.ROOT / 'runs' / 'sep_clr' / f'{name}-{epochs:g}-{seed}'
+  path = runs.ROOT / 'runs' / 'sep_clr' / f'{name}-{size}-{epochs:g}-{seed}'
   record = path / 'sep_clr.json'
   if record.exists():
     return json.loads(record.read_text())
   unseen = {f'evals__{evaluator}': False for evaluator in ('linear', 'knn', 'geometry')}
   given = dict(seed=seed, train__epochs=epochs, train__keep_best=0, **runs.LAST_STEP, **unseen)
+  given['data__source__pasted_size'] = size
   found = runs.trained(f'{config}:fashion_mnist', path, **given, **DATA, **options)
   scores = {
     space: {label: accuracy(embed, found.sources, label) for label in LABELS}
@@ -118,8 +119,9 @@ def main():
   """The whole study."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--epochs', type=float, default=15)
-  epochs = parser.parse_args().epochs
-  found = {method: [measure(method, seed, epochs) for seed in SEEDS] for method in METHODS}
+  parser.add_argument('--pasted_size', type=int, default=24, help='height and width of the digits, in pixels')
+  flags = parser.parse_args()
+  found = {method: [measure(method, seed, flags.epochs, flags.pasted_size) for seed in SEEDS] for method in METHODS}
   print(table(found))
   (HERE / 'sep_clr.md').write_text(table(found))
   draw(found)
