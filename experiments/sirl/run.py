@@ -19,7 +19,7 @@ from experiments import runs
 
 HERE = pathlib.Path(__file__).parent
 QUERIES, SEEDS = (50, 100, 200, 500, 1000, 2000), (0, 1, 2)
-FLOORS = ('random encoder', 'raw series')
+FLOORS = {'random encoder': ':', 'raw series': '--'}
 SCORES = {'targets/error': 'error of the true features'}
 SCORES |= {f'preferences/accuracy@{n}': f'accuracy after {n} preferences' for n in (10, 30, 100)}
 OPTIONS = {'data__batch_size': 32, 'train__steps': 2000} | runs.LAST_STEP
@@ -53,19 +53,21 @@ def table(found: Found) -> str:
 
 def draw(found: Found) -> plt.Figure:
   """Error of the features, and accuracy of preferences, over the number of queries."""
-  figure, panels = plt.subplots(1, 2, figsize=(10, 3.6), layout='constrained')
+  figure, panels = plt.subplots(1, 2, figsize=(10, 4), layout='constrained')
   for key, label in SCORES.items():
     panel = panels[int(key != 'targets/error')]
     values = np.array([[each[key] for each in found[queries]] for queries in QUERIES])
     (line, *_) = panel.errorbar(QUERIES, values.mean(1), values.std(1, ddof=1), fmt='o-', capsize=3, label=label)
-    for name, style in zip(FLOORS, (':', '--'), strict=True):
+    for name, style in FLOORS.items():
       level = np.mean([each[key] for each in found[name]])
-      panel.axhline(level, color=line.get_color(), linestyle=style, linewidth=1, label=f'{name}, {label}')
+      panel.axhline(level, color=line.get_color(), linestyle=style, linewidth=1)
   panels[0].set_title('error of the true features (1: their mean)')
   panels[1].set_title('accuracy on new preferences')
   for panel in panels:
     panel.set(xscale='log', xlabel='answered queries')
-    panel.legend(fontsize=6)
+    for name, style in FLOORS.items():
+      panel.plot([], [], color='grey', linestyle=style, label=name)
+  figure.legend(*panels[1].get_legend_handles_labels(), loc='outside lower center', ncols=5, fontsize=8)
   return figure
 
 
