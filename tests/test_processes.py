@@ -140,7 +140,7 @@ def test_sigterm_to_one_process_saves_and_stops_both_and_one_process_can_continu
 
 
 @pytest.mark.parametrize(
-  ('extent', 'names'), [('turns', losses.PAIRWISE[::7]), pytest.param('all', losses.PAIRWISE, marks=pytest.mark.slow)]
+  ('extent', 'names'), [('turns', losses.PAIRWISE[::16]), pytest.param('all', losses.PAIRWISE, marks=pytest.mark.slow)]
 )
 def test_losses_over_two_processes_have_the_value_and_gradient_of_one_device(extent, names):
   found = ended(started([sys.executable, '-m', 'of_processes', extent], count=2, of=2, devices=2), 1200)

@@ -5,7 +5,7 @@
 Images are garments with a digit pasted at a random place, two features that an encoder may use. Trains MCL, and the
 same stages without clusters (SimCLR, whose weights at the same moments are put side by side), and fits linear probes
 for garment and digit on the features of each stage and of all. Writes a table and a figure beside this file. Runs are
-kept in runs/mcl. Some 15 minutes on one CPU core.
+kept in runs/mcl. Some 20 minutes on one CPU core.
 
 Source of the claim: Zhang et al., 2024, "Learning the Unlearned: Mitigating Feature Suppression in Contrastive
 Learning".
@@ -27,7 +27,7 @@ from contrastive_jax.types import Embedded
 from experiments import runs
 
 HERE = pathlib.Path(__file__).parent
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1, 2, 3, 4)
 STAGES = 3
 LABELS = {'base': 'garment', 'pasted': 'digit'}
 METHODS = {'MCL, 10 clusters': 10, 'without clusters': 1}

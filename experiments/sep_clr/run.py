@@ -60,11 +60,11 @@ def embeds(found: runs.Trained, path: pathlib.Path, method: str) -> dict[str, Em
 
 
 def accuracy(embed: Embed, sources: dict[str, Source], label: str) -> float:
-  """Of a linear probe for one of the two labels; images without it are left out."""
+  """Of a linear probe for one of the two labels on the targets alone: salient vectors of the others are driven to 0."""
 
   def labelled(split: str):
     rows = sources[split].read(np.arange(sources[split].num_examples))
-    return embed(split)._replace(label=rows[f'label_{label}'])
+    return embed(split)._replace(label=np.where(rows['label_pasted'] < 0, -1, rows[f'label_{label}']))
 
   return linear.make(strengths=STRENGTHS).run(labelled)['linear/accuracy']
 

@@ -43,7 +43,7 @@ def seen(box, height, width):
   return np.stack(np.meshgrid(x, y), -1)
 
 
-@pytest.mark.turns(2)
+@pytest.mark.turns(7)
 @pytest.mark.parametrize('size', [None, 32])
 @pytest.mark.parametrize('name', STILL)
 def test_the_pixels_of_a_view_are_those_of_its_box(name, size):
@@ -63,6 +63,7 @@ def test_the_pixels_of_a_view_are_those_of_its_box(name, size):
   assert mirrored == 0 if name == 'digits' else 4 < mirrored < 20
 
 
+@pytest.mark.turns(4)
 @pytest.mark.parametrize('name', STILL)
 def test_views_are_the_same_bits_whether_they_are_located_or_not(name):
   views_ = made(name)

@@ -35,7 +35,7 @@ def expand(batch, made, *, num_views=2, seed=3, step=5):
   return expander(made, num_views)(batch, seed, step)
 
 
-@pytest.mark.turns(3)
+@pytest.mark.turns(7)
 @pytest.mark.parametrize('name', PRESETS)
 def test_views_are_float32_of_the_same_shape_finite_and_within_the_range_of_pixels(name):
   batch = raw(SHAPES[name])
@@ -48,7 +48,7 @@ def test_views_are_float32_of_the_same_shape_finite_and_within_the_range_of_pixe
     assert np.isfinite(pixels).all() and pixels.min() >= -1e-5 and pixels.max() <= 1 + 1e-5
 
 
-@pytest.mark.turns(3)
+@pytest.mark.turns(7)
 @pytest.mark.parametrize('name', PRESETS)
 def test_a_view_depends_on_seed_step_index_and_view_and_on_nothing_else(name):
   batch, made = raw(SHAPES[name]), preset(name)
@@ -64,7 +64,7 @@ def test_a_view_depends_on_seed_step_index_and_view_and_on_nothing_else(name):
     assert (np.abs(other - out['view_0']).max((1, 2, 3)) > 0.05).all()
 
 
-@pytest.mark.turns(3)
+@pytest.mark.turns(7)
 @pytest.mark.parametrize('name', PRESETS)
 def test_views_are_the_same_on_one_device_and_on_eight(name):
   batch, made = raw(SHAPES[name]), preset(name)
@@ -76,6 +76,7 @@ def test_views_are_the_same_on_one_device_and_on_eight(name):
     np.testing.assert_allclose(shared[view], alone[view], atol=ROUNDING)
 
 
+@pytest.mark.turns(4)
 @pytest.mark.parametrize('name', PRESETS)
 def test_views_of_a_batch_on_an_explicit_mesh_keep_its_sharding(name):
   mesh = jax.make_mesh((8,), ('data',), axis_types=(AxisType.Explicit,))
@@ -85,7 +86,7 @@ def test_views_of_a_batch_on_an_explicit_mesh_keep_its_sharding(name):
   assert out['view_0'].sharding.spec[0] == out['view_1'].sharding.spec[0] == 'data'
 
 
-@pytest.mark.turns(3)
+@pytest.mark.turns(4)
 @pytest.mark.parametrize('num_views', [1, 2, 3, 5])
 def test_any_number_of_views_is_made_and_they_differ_and_do_not_depend_on_their_number(num_views):
   out = expand(raw((8, 8, 1)), preset('digits'), num_views=num_views)
@@ -135,7 +136,7 @@ def test_neutral_options_give_the_plain_image(name, neutral):
   np.testing.assert_allclose(expand(batch, made, num_views=1)['view_0'], plain, atol=1e-4)
 
 
-@pytest.mark.turns(2)
+@pytest.mark.turns(4)
 @pytest.mark.parametrize('name', PRESETS)
 def test_image_size_sets_the_size_of_views_and_of_the_plain_image(name):
   made = preset(name, image_size=20)

@@ -53,7 +53,7 @@ def test_sizes_come_from_the_run_and_products_from_its_trace():
   n, d = 64, 16
   assert (found.batch, found.views, found.width, found.devices) == (32, 2, d, 1)
   assert (found.fold, found.tile, found.exchange) == ('dense', (n, n), 'none')
-  assert found.loss.flop == 6 * n * n * d + 6 * 32 * 4 * d  # logits and their gradients, and the pairs of views
+  assert found.loss.flop == 6 * n * n * d + 4 * 32 * 4 * d  # logits and their gradients, and the pairs of views
   # Two layers of the encoder and the head each; the images have no gradient.
   layers = [(64, 32), (32, 32), (32, 16)]
   encoder = sum(2 * 64 * rows * cols * (2 if i == 0 else 3) for i, (rows, cols) in enumerate(layers))

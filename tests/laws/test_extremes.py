@@ -107,7 +107,7 @@ SCENARIOS = dict(
 )
 
 
-@pytest.mark.turns(10)
+@pytest.mark.turns(15)
 @pytest.mark.parametrize('fold', ['dense', 'chunked', 'ring'])
 @pytest.mark.parametrize('name', losses.PAIRWISE)
 def test_values_and_gradients_are_finite_at_every_extreme(name, fold):
@@ -125,7 +125,7 @@ def test_values_and_gradients_are_finite_at_every_extreme(name, fold):
       assert not any(np.any(x) for x in jax.tree.leaves((value, gradient))), scenario
 
 
-@pytest.mark.turns(7)
+@pytest.mark.turns(12)
 @pytest.mark.parametrize('name', losses.PAIRWISE)
 def test_bfloat16_embeddings_at_scale_100_give_the_values_of_their_float32_selves(name):
   case = gauntlet.case(name, 'plain')
@@ -140,7 +140,7 @@ def test_bfloat16_embeddings_at_scale_100_give_the_values_of_their_float32_selve
   assert_close(gradient, of_wide, 8e-3)  # the gradient of a bfloat16 array is one
 
 
-@pytest.mark.turns(6)
+@pytest.mark.turns(9)
 @pytest.mark.parametrize('name', losses.PAIRWISE)
 def test_one_instance_is_refused_or_gives_finite_values_and_gradients(name):
   case = gauntlet.case(name, 'plain', 1)

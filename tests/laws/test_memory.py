@@ -55,7 +55,7 @@ def most(name: str, variant: str = 'plain') -> float:
   return MOST * max(1, sum(x.size * x.dtype.itemsize for x in given) / GIVEN)
 
 
-@pytest.mark.turns(6)
+@pytest.mark.turns(12)
 @pytest.mark.parametrize('name', losses.PAIRWISE)
 def test_temporaries_at_batch_16384_are_at_most_200_mb(name):
   assert temporaries(name, BATCH) <= most(name)
@@ -75,7 +75,7 @@ def test_temporaries_with_every_option_are_bounded_and_do_not_grow_with_the_squa
   assert temporaries(name, 2 * BATCH, variant) < 3 * temporaries(name, BATCH, variant)
 
 
-@pytest.mark.turns(2)
+@pytest.mark.turns(5)
 @pytest.mark.parametrize('name', losses.PAIRWISE)
 def test_what_is_kept_for_the_backward_pass_is_a_few_times_the_embeddings(name):
   case = gauntlet.case(name, 'plain')

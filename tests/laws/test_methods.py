@@ -117,7 +117,7 @@ def assert_equal(got: tuple, want: tuple):
 
 
 # One test, so that what it compiles is compiled once.
-@pytest.mark.turns(7)
+@pytest.mark.turns(12)
 @every_fold
 def test_training_on_eight_devices_falls_equals_that_on_one_and_resumes_bit_for_bit(name, fold, tmp_path):
   want, losses = reference(name)
@@ -144,7 +144,7 @@ def test_training_on_eight_devices_falls_equals_that_on_one_and_resumes_bit_for_
   assert afterwards.tobytes() == found.tobytes()
 
 
-@pytest.mark.turns(4)
+@pytest.mark.turns(6)
 @in_float32
 def test_one_device_equals_eight_in_float32_from_the_same_parameters(name, fold):
   options, precision = conditioned(name)
@@ -156,7 +156,7 @@ def test_one_device_equals_eight_in_float32_from_the_same_parameters(name, fold)
       assert_equal(of_batch(tiny.place(state, of), there), want)
 
 
-@pytest.mark.turns(5)
+@pytest.mark.turns(9)
 @every_fold
 @pytest.mark.parametrize('devices', [pytest.param(1, marks=pytest.mark.slow), 8])
 def test_cached_equals_plain_in_value_and_gradient(name, fold, devices):

@@ -41,6 +41,7 @@ def fitted(of, path, stop: int | None = None):
   return state
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('name', NAMES)
 def test_a_run_that_is_stopped_right_after_a_refresh_continues_to_the_same_numbers(name, tmp_path):
   overrides = options(name)
@@ -53,6 +54,7 @@ def test_a_run_that_is_stopped_right_after_a_refresh_continues_to_the_same_numbe
   assert of.step._cache_size() == 1  # what a refresh hands back lies where it lay
 
 
+@pytest.mark.turns(3)
 @pytest.mark.parametrize('name', NAMES)
 @pytest.mark.parametrize('devices', [1, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_refresh_changes_the_state_but_not_its_shapes_and_is_the_same_again(name, devices):

@@ -188,7 +188,7 @@ def assert_relative(got, want, tolerance):
     assert np.abs(g - w).max() <= tolerance * np.abs(w).max()
 
 
-@pytest.mark.turns(4)
+@pytest.mark.turns(6)
 @pytest.mark.parametrize('key', CASES)
 def test_float32_values_and_gradients_equal_brute_force(key):
   assert_relative(by_loss(CASES[key], jnp.float32, losses.dense()), by_reference(key), 1e-5)
