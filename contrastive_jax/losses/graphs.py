@@ -48,6 +48,8 @@ def sparse_positives(
 ) -> Float[Array, ' n']:
   r"""What attracts a node: :math:`-\log \sum_{j \in N(i)} \gamma_{ij} e^{s \cos(z_i, z_j)}`.
 
+  The cosine of a node that is its own neighbour counts as 0, a constant.
+
   Args:
     z: nodes `[N, D]`, of any norm.
     neighbour: `[N, R]`, rows of z; -1 where a node has fewer.
@@ -66,6 +68,7 @@ def sparse_positives(
   check_above_zero(scale=scale)
   unit, there = inputs.unit(inputs.wide(z)), _present(neighbour, weight)
   cosine = jnp.einsum('nd,nrd->nr', unit, unit[jnp.maximum(neighbour, 0)], precision='highest')
+  cosine = jnp.where(neighbour == jnp.arange(len(z))[:, None], 0, cosine)
   some = there.any(1)
   # Where there is no neighbour at all, the logarithm is of 1, with no gradient but 0.
   weighed = jnp.where(there, weight, jnp.where(some, 0, 1)[:, None])
@@ -131,6 +134,10 @@ def pam_c(
 
   the mean over clusters with nodes; self cosines count as 0. Arguments are those of `sparse_positives` and
   `meta_node_negatives`.
+
+  Nodes of one cluster do not repel each other, and clusters count alike whatever their size. The second part is within
+  s of the logarithm of the number K of clusters with nodes, where the full contrast has that of the number of nodes:
+  compare values of the same clusters only.
 
   Returns:
     One value per node, `[N]`, whose second part is the same for all.

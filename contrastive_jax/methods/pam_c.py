@@ -60,11 +60,10 @@ def _branches(tower: towers.Tower, clusters: int):
   """The `init` and `encode` slots: embeddings of the nodes."""
 
   def init(key, batch):
-    of_tower, of_centroids = jax.random.split(key)
-    params, stats = tower.init(of_tower, batch['view_0'])
+    params, stats = tower.init(key, batch['view_0'])
     (h,), _ = jax.eval_shape(tower.apply, params, stats, batch['view_0'])
-    first = jax.random.normal(of_centroids, (clusters, h.shape[1]), h.dtype)
-    return {**params, 'centroids': jnp.zeros_like(first)}, {'stats': stats, 'centroids': first}
+    centroids = jnp.zeros((clusters, h.shape[1]), h.dtype)
+    return {**params, 'centroids': centroids}, {'stats': stats, 'centroids': centroids}
 
   def encode(params, state, batch, *, key, step, train):
     (h,), stats = towers.of_views(tower, params, state['stats'], batch, key=key, train=train, views=(0,))
@@ -73,20 +72,33 @@ def _branches(tower: towers.Tower, clusters: int):
   return init, encode
 
 
+def _means(z, assignment, centroids):
+  """The mean node of each cluster; a cluster without nodes stays where it is."""
+  clusters, z = len(centroids), jax.lax.stop_gradient(z).astype(jnp.promote_types(z.dtype, jnp.float32))
+  count = jnp.bincount(assignment, length=clusters)[:, None]
+  means = jax.ops.segment_sum(z, assignment, clusters) / jnp.maximum(count, 1)
+  return jnp.where(count > 0, means.astype(centroids.dtype), centroids)
+
+
 def _objective(contrast: str, clusters: int, scale: float, alpha: float, degrees: float, later, num_examples, folding):
   """The `loss` slot; `later` is the step from which the divergence counts, and its weight."""
   starts, beta = later
 
   def objective(params, state, features, batch, *, key, step):
     z, (neighbour, weight) = features['h'], _in_batch(batch, num_examples)
-    q = losses.student_t_assignment(z, state['centroids'] + params['centroids'], degrees=degrees)
+    if len(z) < clusters:
+      raise Refusal(f'clusters={clusters} begin as nodes of the first batch, but config.data.batch_size is {len(z)}')
+    centroids = jnp.where(step == 0, jax.lax.stop_gradient(z[:clusters]), state['centroids'])
+    q = losses.student_t_assignment(z, centroids + params['centroids'], degrees=degrees)
     assignment = jax.lax.stop_gradient(q).argmax(1)
     if contrast == 'meta_nodes':
       values = losses.pam_c(z, neighbour, weight, assignment, clusters=clusters, scale=scale)
     else:
       values = losses.neighbour_nce(z, neighbour, weight, scale=scale, **folding)
     divergence = losses.cluster_divergence(losses.target_distribution(jax.lax.stop_gradient(q)), q).mean()
-    loss = alpha * values.mean() + jnp.where(step >= starts, beta, 0.0) * divergence
+    learns = step >= starts  # before, they have no gradient
+    loss = alpha * values.mean() + jnp.where(learns, beta, 0.0) * divergence
+    state = {**state, 'centroids': jnp.where(learns, centroids, _means(z, assignment, centroids))}
     largest = jnp.bincount(assignment, length=clusters).max() / len(assignment)
     return Output(loss, state, {'contrast': values.mean(), 'divergence': divergence, 'largest_cluster': largest})
 
@@ -112,11 +124,17 @@ def make(
   .. math:: L = \alpha \, \mathrm{PamC} + \beta \, \mathrm{KL}(P \,\|\, Q)
 
   Q are soft assignments to centroids by Student's t, P their sharpened selves, a constant made anew at every step, and
-  the clusters of PamC the largest entries of Q. k-means over all nodes sets the centroids after the first epoch and
-  again when the warm-up ends; from then on KL counts, and centroids are learned (`state['centroids']` plus
-  `params['centroids']`). So contrast stands in for the auto-encoder that the paper starts from. Batches may be the
-  whole graph (`config.data.batch_size` is the number of nodes) or random parts of it: neighbours outside of the batch
-  are left out.
+  the clusters of PamC the largest entries of Q. The paper starts from an auto-encoder; here contrast stands in for it.
+  While it warms up, centroids begin as nodes of the first batch, k-means over all nodes sets them after the first epoch
+  and again when the warm-up ends, and every step moves them to the means of their nodes: left where they are, they lose
+  their nodes to one of them within a few steps, and what repels is gone. From then on KL counts, and centroids are
+  learned (`state['centroids']` plus `params['centroids']`). With beta = 0 the warm-up lasts the whole run.
+
+  Contrast with meta-nodes falls from step to step as long as clusters keep their nodes. Its level is about the
+  logarithm of the number of clusters that have nodes, so it steps up and down with that number.
+
+  Batches may be the whole graph (`config.data.batch_size` is the number of nodes) or random parts of it: neighbours
+  outside of the batch are left out.
 
   Args:
     encoder: features of a node to its embedding.
@@ -127,17 +145,18 @@ def make(
     alpha: weight of the contrast.
     beta: weight of the divergence.
     degrees: of freedom of Student's t.
-    warm_up: share of the epochs before the divergence counts.
+    warm_up: share of the epochs before the divergence counts, and in which centroids follow their nodes.
     fold: of the contrast with all nodes; as of `pair`.
     precision: likewise.
 
   Raises:
-    Refusal: options out of range, classes that are not known, by the first step data without a graph.
+    Refusal: options out of range, classes that are not known; by the first step data without a graph, fewer nodes in a
+      batch than clusters.
 
   Source: Kulatilleke et al., 2022.
   """
   clusters, warm = _check(info, contrast, clusters, warm_up, alpha=alpha, beta=beta)
-  starts = warm * info.steps_per_epoch
+  starts = warm * info.steps_per_epoch if beta > 0 else info.total_steps
   tower = towers.stack(encoder=encoder)
   init, encode = _branches(tower, clusters)
   folding = dict(fold=fold, precision=precision)

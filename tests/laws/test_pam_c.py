@@ -53,6 +53,42 @@ def test_training_lowers_the_contrast_and_refreshes_centroids_when_the_warm_up_e
   assert contrasts[-1] < contrasts[1] - 0.1
 
 
+def followed(steps, **options):
+  """Nodes in the order of the batch and centroids, before each step and after, and metrics; k-means after the first."""
+  of = build(**options)
+  state, found = tiny.fresh(of), []
+  for done, batch in enumerate(tiny.batches(of, steps), 1):
+    z = np.asarray(of.embedder.at(state.params, state.state)('train').features)[np.asarray(batch['index'])]
+    before = np.array(state.state['centroids'])
+    state, metrics = of.step(state, batch)
+    after, learned = np.array(state.state['centroids']), np.array(state.params['centroids'])  # a step takes its state
+    found.append((z, before, after, learned, {name: float(value) for name, value in metrics.items()}))
+    if done == 1:
+      embed = of.embedder.at(state.params, state.state)
+      again = of.method.refresh(state.params, state.state, embed, key=tiny.jax.random.key(0), step=done)
+      state = state._replace(state=again)
+  return found
+
+
+@pytest.mark.parametrize('seed', ['0', '1'])
+def test_contrast_with_meta_nodes_falls_and_tells_the_halves_apart_since_clusters_follow_their_nodes(seed):
+  metrics = [each for *_, each in followed(60, seed=seed, method__warm_up='1.0')]
+  rises = np.diff([each['contrast'] for each in metrics[1:]])
+  assert rises[rises > 0].sum() < 0.01  # 1.97 of seed 1 where centroids stayed, and then one had all nodes
+  assert metrics[-1]['largest_cluster'] == 0.5
+
+
+@pytest.mark.parametrize(('beta', 'learns'), [('1.0', 5), ('0.0', 10)])
+def test_centroids_are_the_means_of_their_nodes_until_the_divergence_counts(beta, learns):
+  found = followed(10, method__clusters='4', method__beta=beta, method__warm_up='0.5', train__steps='10')
+  for done, (z, centroids, after, learned, _) in enumerate(found):
+    centroids = z[:4] if done == 0 else centroids
+    nearest = np.square(z[:, None] - centroids).sum(-1).argmin(1)
+    means = [z[nearest == k].mean(0) if (nearest == k).any() else centroids[k] for k in range(4)]
+    np.testing.assert_allclose(after, means if done < learns else centroids, rtol=1e-5, atol=1e-6)
+    assert (learned == 0).all() == (done < learns)
+
+
 def test_neighbours_outside_of_a_batch_are_left_out():
   of = build(data__batch_size='8')
   (batch,) = tiny.batches(of, 1)
@@ -68,6 +104,8 @@ def test_neighbours_outside_of_a_batch_are_left_out():
 def test_data_without_a_graph_and_options_out_of_range_are_refused():
   with pytest.raises(Refusal, match="the data lack 'neighbour'"):
     setup.build(resolve.load(f'{tiny.ROOT}/configs/graph/pam_c.py:tiny', {'data.source.name': 'digits'})).check()
+  with pytest.raises(Refusal, match='batch_size is 8'):
+    build(data__batch_size='8', method__clusters='9').check()
   for option, message in {'contrast': 'unknown contrast', 'clusters': 'at least 2', 'warm_up': 'share'}.items():
     with pytest.raises(Refusal, match=message):
       build(**{f'method__{option}': {'contrast': 'all', 'clusters': '1', 'warm_up': '2.0'}[option]})

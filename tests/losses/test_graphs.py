@@ -1,5 +1,6 @@
 """Losses of graphs: neighbours, sums of clusters, assignments."""
 
+import compiling
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +53,42 @@ def test_positives_and_pam_c_equal_their_equations(scale):
   )
   whole = losses.pam_c(z, neighbour, weight, assignment, clusters=K, scale=scale)
   np.testing.assert_allclose(whole, positives + negatives_by_loops(z, assignment, scale), rtol=1e-5)
+
+
+def test_the_gradient_of_pam_c_is_that_of_its_equation_through_neighbours_and_sums():
+  z, neighbour, weight, assignment = graph()
+
+  def by_loops(z):
+    return positives_by_loops(z, neighbour, weight, 2.0).mean() + negatives_by_loops(z, assignment, 2.0)
+
+  slope = jax.grad(lambda z: losses.pam_c(z, neighbour, weight, assignment, clusters=K, scale=2.0).mean())(z)
+  for way in np.random.default_rng(1).standard_normal((5, N, D)):
+    want = (by_loops(z + 1e-5 * way) - by_loops(z - 1e-5 * way)) / 2e-5
+    np.testing.assert_allclose(np.vdot(slope, way), want, rtol=1e-4, atol=1e-5)
+
+
+def test_pam_c_falls_at_every_small_step_while_clusters_keep_their_nodes():
+  z, *rest = graph()
+  both = compiling.jit(jax.value_and_grad(lambda z: losses.pam_c(z, *rest, clusters=K, scale=2.0).mean()))
+  values = []
+  for _ in range(30):
+    value, slope = both(z)
+    z, values = z - 0.3 * slope, [*values, value]
+  assert (np.diff(values) < 0).all()
+  assert values[-1] < values[0] - 0.5
+
+
+def test_clusters_at_right_angles_repel_by_the_logarithm_of_their_number():
+  z = np.eye(6, dtype=np.float32)
+  for count in (1, 2, 6):
+    values = losses.meta_node_negatives(z, np.arange(6, dtype=np.int32) % count, clusters=6, scale=3.0)
+    np.testing.assert_allclose(values[:count], np.full(count, np.log(count)), rtol=1e-6, atol=1e-7)
+
+
+def test_a_node_that_is_its_own_neighbour_has_a_cosine_of_zero_with_itself():
+  z, *_ = graph()
+  itself, weight = np.arange(N, dtype=np.int32)[:, None], np.full((N, 1), 0.25, np.float32)
+  np.testing.assert_allclose(losses.sparse_positives(z, itself, weight, scale=3.0), np.full(N, np.log(4)), rtol=1e-6)
 
 
 def test_clusters_of_one_node_give_the_full_denominator_with_its_diagonal_at_one():
