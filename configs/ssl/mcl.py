@@ -1,5 +1,7 @@
 """MCL (Zhang et al., 2024): SimCLR in stages, from the second on with negatives of one cluster of the features so far.
 
+The rate is constant after the warm-up, as in the paper: along a cosine later stages would learn with a fraction of it.
+
 python -m contrastive_jax.train --config=configs/ssl/mcl.py --workdir=runs/mcl
 """
 
@@ -13,6 +15,7 @@ def get_config(variant: str = ''):
   """
   paper = dict(method=dict(stages=3, clusters=10))
   found = common.config(variant, method=dict(name='mcl', loss='nt_xent', stages=2, clusters=4), paper=paper)
+  found.schedule.name = 'constant'
   if variant == 'tiny':  # two steps are no epoch, at whose end a stage could end
     found.method.stages = 1
   return found

@@ -109,6 +109,10 @@ def adaptive_nce(
 
   The negatives are all views of the other instances; the k most similar are chosen by their cosine s. With k = 1 it is
   the published likelihood (eq. 2.1), but that there the log of a negative's temperature has the weight d / 2, too.
+  The best temperature of a positive is tau_min where :math:`s \ge \beta`, at the published beta nearly everywhere, else
+  :math:`2 (\beta - s) / (\beta d)`. A negative's rises to tau_max above :math:`1 - s / (k \beta)` and falls to tau_min
+  below: both saturate.
+
   With more than two views the cost of positives is the mean over the other views. The choice costs a pass of its own;
   equally similar negatives at the edge of the choice are all in it.
 

@@ -1,5 +1,8 @@
 """`amcl`: several heads, and a temperature predicted for every pair and head (AMCL, on the host of SimCLR)."""
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -12,7 +15,7 @@ from contrastive_jax.types import Refusal
 
 GLOSSARY = {
   'positive_similarity': 'mean cosine of the first and the last view of an example, over all heads',
-  'positive_temperature': 'mean temperature predicted for the first and the last view of an example, over all heads',
+  'positive_temperature': 'mean temperature of the first and the last view of an example, over all heads',
 }
 
 
@@ -26,6 +29,7 @@ def make(
   beta: float = 1e-4,
   tau_min: float = 1e-5,
   tau_max: float = 2.0,
+  temperature: float | None = None,
   fold='auto',
   precision: str | None = None,
 ) -> Method:
@@ -33,6 +37,10 @@ def make(
 
   The network phi, one for all heads, reads their outputs, scaled to unit norm; the temperature of a pair is a function
   of the inner product of its two. Evaluators see as projection the heads' outputs side by side.
+
+  Temperatures of positives end at tau_min where beta is below the similarity of the pair, so at the published beta of
+  1e-4 nearly all do: the loss falls towards -1 / tau_min a head, and its gradients grow as much. The official code
+  clips them.
 
   Args:
     encoder: backbone; its output is what evaluators probe.
@@ -43,6 +51,8 @@ def make(
     beta: weight of what temperatures cost.
     tau_min: least temperature.
     tau_max: greatest temperature.
+    temperature: constant, of all pairs, in place of predicted ones: then the loss is the sum over heads of
+      `losses.nt_xent`, without phi, topk, beta and bounds. The control of what several heads gain by themselves.
     fold: as of `pair`.
     precision: as of `pair`.
 
@@ -53,29 +63,42 @@ def make(
   """
   _check(heads)
   tower = forked.fork(encoder, {f'head_{c}': head for c in range(heads)})
-  bounds = dict(tau_min=tau_min, tau_max=tau_max)
-  options = dict(topk=topk, beta=beta, fold=fold, precision=precision, **bounds)
+  bounds: dict[str, Any] = dict(tau_min=tau_min, tau_max=tau_max)
+  init, encode = _networks(tower, predictor if temperature is None else None)
+  if temperature is None:
+    of_head = functools.partial(losses.adaptive_nce, topk=topk, beta=beta, **bounds)
+  else:
+    of_head = functools.partial(losses.nt_xent, temperature=temperature)
+
+  def loss(params, state, features, batch, *, key, step):
+    made = {name: x.transpose(2, 1, 0, 3) for name, x in features.items()}  # heads, views, instances
+    values = jax.lax.map(lambda head: of_head(**head, fold=fold, precision=precision), made).sum(0)
+    return Output(values.mean(), state, _metrics(made, temperature, bounds))
+
+  return Method(init, encode, loss, _embedding(tower), per_example=tower.per_example and predictor.per_example)
+
+
+def _networks(tower: towers.Tower, predictor: Encoder | None):
+  """The first two slots of a `Method`: of the tower and, unless it is None, phi."""
 
   def init(key, batch):
     of_tower, of_phi = jax.random.split(key)
     params, stats = tower.init(of_tower, batch['view_0'])
-    (_, g, *_), _ = jax.eval_shape(tower.apply, params, stats, batch['view_0'])
-    params['predictor'], stats['predictor'] = predictor.init(of_phi, jnp.zeros(g.shape, g.dtype))
+    if predictor is not None:
+      (_, g, *_), _ = jax.eval_shape(tower.apply, params, stats, batch['view_0'])
+      params['predictor'], stats['predictor'] = predictor.init(of_phi, jnp.zeros(g.shape, g.dtype))
     return params, {'stats': stats}
 
   def encode(params, state, batch, *, key, step, train):
     (_, *outputs), stats = towers.of_views(tower, params, state['stats'], batch, key=key, train=train)
     z = losses.unit(jnp.stack(outputs, axis=2))
+    if predictor is None:
+      return {'z': z}, {**state, 'stats': stats}
     own = params['predictor'], stats['predictor'], z.reshape(-1, z.shape[3])
     phi, stats['predictor'] = predictor.apply(*own, train=train)
     return {'z': z, 'phi': phi.reshape(*z.shape[:3], -1)}, {**state, 'stats': stats}
 
-  def loss(params, state, features, batch, *, key, step):
-    z, phi = (features[name].transpose(2, 1, 0, 3) for name in ('z', 'phi'))  # heads, views, instances
-    values = jax.lax.map(lambda head: losses.adaptive_nce(*head, **options), (z, phi)).sum(0)
-    return Output(values.mean(), state, _metrics(z, phi, bounds))
-
-  return Method(init, encode, loss, _embedding(tower), per_example=tower.per_example and predictor.per_example)
+  return init, encode
 
 
 def _check(heads: int):
@@ -83,12 +106,11 @@ def _check(heads: int):
     raise Refusal(f'config.method.heads must be at least 1, but it is {heads}')
 
 
-def _metrics(z, phi, bounds):
-  similarity, r = ((each[:, 0] * each[:, -1]).sum(-1) for each in (z, phi))
-  return {
-    'positive_similarity': similarity.mean(),
-    'positive_temperature': pair_temperature(r, **bounds).mean(),
-  }
+def _metrics(made, temperature, bounds):
+  positive = {name: (x[:, 0] * x[:, -1]).sum(-1) for name, x in made.items()}
+  if temperature is None:
+    temperature = pair_temperature(positive['phi'], **bounds).mean()
+  return {'positive_similarity': positive['z'].mean(), 'positive_temperature': jnp.float32(temperature)}
 
 
 def _embedding(tower: towers.Tower):

@@ -77,6 +77,10 @@ def make(
   Features are those of all stages side by side, each of unit norm; the cosine of two projections is the mean of the
   stages' cosines. Stages are equally long, in whole epochs.
 
+  Later stages train on fewer rows. Of a cluster, only whole batches are drawn: what is left of it is another part of it
+  in every pass, but a cluster that is smaller than a batch is left out for the whole stage. With 10 clusters of 8,000
+  images and batches of 64, batches had 62 to 82 % of the rows in a third stage.
+
   Args:
     encoder: backbone.
     head: projection head.

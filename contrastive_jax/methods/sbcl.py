@@ -49,7 +49,7 @@ def class_scales(
   return np.where(np.asarray(counts) > 1, clipped / clipped[there].mean(), 1).astype(np.float32)
 
 
-def _check(info: Info, warmup_epochs: int, every_epochs: int, subclass_size: int, percentile: float):
+def _check(info: Info, warmup_epochs: int, every_epochs: int, subclass_size: int, percentile: float, of_class):
   if not info.num_classes:
     raise Refusal('sbcl splits classes, but the data set names none')
   if warmup_epochs < 1 or every_epochs < 1 or subclass_size < 1 or not 0 <= percentile <= 50:
@@ -57,6 +57,8 @@ def _check(info: Info, warmup_epochs: int, every_epochs: int, subclass_size: int
       'config.method.warmup_epochs, every_epochs and subclass_size must be at least 1 and percentile from 0 to 50, but '
       f'they are {warmup_epochs}, {every_epochs}, {subclass_size} and {percentile}'
     )
+  if of_class is not None and not of_class > 0:
+    raise Refusal(f'config.method.class_temperature must be positive, or None for one a class, but it is {of_class}')
 
 
 def _refresh(info: Info, warmup_epochs: int, every_epochs: int, subclass_size: int, percentile: float):
@@ -79,14 +81,14 @@ def _refresh(info: Info, warmup_epochs: int, every_epochs: int, subclass_size: i
   return refresh
 
 
-def _objective(warm_up: int, temperature, base_temperature, beta: float, own_views: bool, folding):
+def _objective(warm_up: int, temperature, class_temperature, base_temperature, beta: float, own_views: bool, folding):
   """The `loss` slot: SupCon for `warm_up` steps, then SBCL."""
 
   def loss(params, state, features, batch, *, key, step):
     z, label = jnp.swapaxes(losses.unit(features['g']), 0, 1), batch['label']
     started = step >= warm_up
     subclass = jnp.where(started, state['per_sample']['subclass'][batch['index']], label)
-    of_class = temperature * state['class_scale'][label]
+    of_class = temperature * state['class_scale'][label] if class_temperature is None else class_temperature
     of_base = None if base_temperature is None else jnp.where(started, base_temperature, temperature)
     split = dict(beta=jnp.where(started, beta, 0.0), class_temperature=of_class, own_views=own_views)
     values = losses.sbcl(z, label, subclass, temperature=temperature, base_temperature=of_base, **split, **folding)
@@ -95,7 +97,7 @@ def _objective(warm_up: int, temperature, base_temperature, beta: float, own_vie
     metrics = {
       'positive_similarity': (z[0] * z[-1]).sum(-1).mean(),
       'same_subclass': same.mean(dtype=values.dtype),
-      'class_temperature': of_class.mean(),
+      'class_temperature': jnp.mean(of_class),
     }
     return Output(values.mean(), state, metrics)
 
@@ -108,6 +110,7 @@ def make(
   info: Info,
   *,
   temperature: float = 0.1,
+  class_temperature: float | None = None,
   beta: float = 0.25,
   subclass_size: int = 10,
   warmup_epochs: int = 10,
@@ -129,22 +132,24 @@ def make(
     head: projection head.
     info: of the run: examples, classes, steps an epoch.
     temperature: tau_1.
+    class_temperature: tau_2 of all classes, as in the official code for ImageNet-LT (0.12); None is that of each class.
     beta: weight of the term of the whole class.
     subclass_size: M, the least size of a subclass.
     warmup_epochs: of SupCon; then the first subclasses are found.
     every_epochs: after which they are found anew.
-    percentile: tau_2 is clipped between this percentile and 100 less it, before the mean is taken.
+    percentile: tau_2 of classes is clipped between this percentile and 100 less it, before the mean is taken.
     own_views: as of `losses.sbcl`.
     base_temperature: as of `losses.sbcl`, after the warm-up.
     fold: as of `pair`.
     precision: as of `pair`.
 
   Raises:
-    Refusal: data that name no classes; epochs, a size or a percentile out of range; what `losses.sbcl` refuses.
+    Refusal: data that name no classes; epochs, a size, a percentile or a temperature out of range; what `losses.sbcl`
+      refuses.
 
   Source: Hou et al., 2023, with the constants of its code for CIFAR.
   """
-  _check(info, warmup_epochs, every_epochs, subclass_size, percentile)
+  _check(info, warmup_epochs, every_epochs, subclass_size, percentile, class_temperature)
   tower = towers.stack(encoder=encoder, head=head)
 
   def init(key, batch):
@@ -157,6 +162,6 @@ def make(
     return {'g': g}, {**state, 'stats': stats}
 
   warm_up, folding = warmup_epochs * info.steps_per_epoch, dict(fold=fold, precision=precision)
-  loss = _objective(warm_up, temperature, base_temperature, beta, own_views, folding)
+  loss = _objective(warm_up, temperature, class_temperature, base_temperature, beta, own_views, folding)
   refresh = _refresh(info, warmup_epochs, every_epochs, subclass_size, percentile)
   return Method(init, encode, loss, towers.embedding(tower), refresh=refresh, per_example=tower.per_example)

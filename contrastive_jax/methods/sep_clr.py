@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from contrastive_jax import losses
 from contrastive_jax.methods import forked, towers
-from contrastive_jax.methods.base import Method, Output
+from contrastive_jax.methods.base import Info, Method, Output
 from contrastive_jax.models.encoder import Encoder
 from contrastive_jax.types import Refusal, nearest
 
@@ -19,6 +19,7 @@ SPACES = ('encoder', 'common', 'salient')
 def make(
   encoder: Encoder,
   head: Encoder,
+  info: Info,
   *,
   background: tuple[int, ...] = (-1,),
   variance: float = 0.5,
@@ -33,7 +34,9 @@ def make(
 
   Args:
     encoder: backbone.
-    head: projection head; there are two of it, and the common one's output is scaled to unit norm.
+    head: projection head; there are two of it, and the common one's output is scaled to unit norm. The salient one's
+      goes to 0 on the background, so no norm should end it.
+    info: of the run: classes.
     background: labels of the background set; examples of all others are targets. -1 is an example without label.
     variance: of the Gaussian kernel, t of `losses.sep_clr`.
     salient_weight: as of `losses.sep_clr`.
@@ -45,12 +48,14 @@ def make(
     precision: as of `pair`.
 
   Raises:
-    Refusal: an unknown space; a variance <= 0; fewer than two views.
+    Refusal: an unknown space; a background of no label, of all labels, or of one that the data do not have; a variance
+      <= 0; fewer than two views.
 
   Source: Louiset et al., 2024, "Separating common from salient patterns with Contrastive Representation Learning".
   """
   if space not in SPACES:
     raise Refusal(f"unknown space '{space}'{nearest(str(space), SPACES)}")
+  _check_background(background, info.num_classes)
   tower = forked.fork(encoder, {'head': head, 'salient': head})
   options = dict(
     variance=variance, salient_weight=salient_weight, background_weight=background_weight, joint_weight=joint_weight
@@ -72,6 +77,16 @@ def make(
     return Output(values.mean(), state, _metrics(c, s, target))
 
   return Method(init, encode, loss, _embedding(tower, space), per_example=tower.per_example)
+
+
+def _check_background(background: tuple[int, ...], num_classes: int):
+  """Refuses labels of which it is certain that they split no data in two."""
+  labels, known = set(background), set(range(-1, num_classes))
+  if not labels or not labels < known:
+    raise Refusal(
+      f'config.method.background must be some but not all of the labels from -1 (none) to {num_classes - 1}, but it is '
+      f'{tuple(background)}'
+    )
 
 
 def _metrics(c, s, target):

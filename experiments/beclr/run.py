@@ -47,6 +47,9 @@ def measure(name: str, seed: int, setting: str, epochs: float | None) -> tuple[d
   path = runs.ROOT / 'runs' / 'beclr' / f'{setting}-{name.replace(", ", "-").replace(" ", "_")}-{seed}'
   options = SETTINGS[setting] | more | dict(seed=seed, evals__episodes=True, evals__geometry=False, **runs.LAST_STEP)
   options |= {} if epochs is None else {'train__epochs': epochs}
+  if config == 'ssl/beclr.py':  # whose own epochs are shares of longer runs, or of shorter ones
+    third = int(options['train__epochs']) // 3
+    options |= dict(method__memory_epochs=third, method__every_epochs=max(third, 1))
   scores = runs.train(f'{config}:{setting}', path, **options)
   return scores, workdir.read_evaluations(path)['floors']
 

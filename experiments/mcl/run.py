@@ -4,8 +4,8 @@
 
 Images are garments with a digit pasted at a random place, two features that an encoder may use. Trains MCL, and the
 same stages without clusters (SimCLR, whose weights at the same moments are put side by side), and fits linear probes
-for garment and digit on the features of each stage and of all. Writes a table and a figure beside this file. Runs are
-kept in runs/mcl. Some 20 minutes on one CPU core.
+for garment and digit on the features of each stage and of all. Writes a table, with the share of the images that each
+stage has batches of, and a figure beside this file. Runs are kept in runs/mcl. Some 20 minutes on one CPU core.
 
 Source of the claim: Zhang et al., 2024, "Learning the Unlearned: Mitigating Feature Suppression in Contrastive
 Learning".
@@ -70,9 +70,25 @@ def probes(path: pathlib.Path) -> dict[str, dict[str, float]]:
   return found
 
 
+def used(clusters: int, seed: int, epochs: int) -> list[float]:
+  """By stage, the share of the rows that a pass has batches of: whole ones of a cluster, read from the last plan."""
+  path = folder(clusters, seed, epochs)
+  config = resolve.load(str(path))
+  run = serve.build(config, data('base'), path)
+  group = np.asarray(serve.restore(run, path)[1]['plan']['group'])
+  # The numbers are mixed-radix: without their last digits they are those of an earlier stage.
+  counts = [np.bincount(group // clusters ** (STAGES - 1 - s)) for s in range(STAGES)]
+  return [float((count // run.batch_size).sum() * run.batch_size / len(group)) for count in counts]
+
+
+def folder(clusters: int, seed: int, epochs: int) -> pathlib.Path:
+  """Where a run lies."""
+  return runs.ROOT / 'runs' / 'mcl' / f'{clusters}-{epochs}-{seed}'
+
+
 def measure(clusters: int, seed: int, epochs: int) -> dict[str, dict[str, float]]:
   """Accuracies of a run by stage and label."""
-  path = runs.ROOT / 'runs' / 'mcl' / f'{clusters}-{epochs}-{seed}'
+  path = folder(clusters, seed, epochs)
   record = path / 'mcl.json'
   if record.exists():
     return json.loads(record.read_text())
@@ -86,7 +102,6 @@ def measure(clusters: int, seed: int, epochs: int) -> dict[str, dict[str, float]
     data__views__crop_scale=(0.5, 1.0),
     data__views__erase=0.0,
     data__batch_size=64,
-    schedule__name='constant',
     train__epochs=epochs,
     train__keep_best=0,
     evals__linear=False,
@@ -111,6 +126,15 @@ def table(found: dict[str, list[dict]]) -> str:
   return '\n'.join(lines) + '\n'
 
 
+def shares(found: dict[str, list[list[float]]]) -> str:
+  """Mean and standard deviation over seeds of the rows in batches, in percent, as Markdown."""
+  lines = ['| rows in batches, % | ' + ' | '.join(f'stage {s + 1}' for s in range(STAGES)) + ' |', '|---|--:|--:|--:|']
+  for method, of_seeds in found.items():
+    cells = [runs.spread(100 * np.array(of_stage), 1) for of_stage in zip(*of_seeds, strict=True)]
+    lines.append(f'| {method} | ' + ' | '.join(cells) + ' |')
+  return '\n'.join(lines) + '\n'
+
+
 def draw(found: dict[str, list[dict]]) -> plt.Figure:
   """A panel a label: accuracy by stage, a line for each way to train."""
   figure, panels = plt.subplots(1, len(LABELS), figsize=(9, 3.4), layout='constrained')
@@ -129,8 +153,10 @@ def main():
   parser.add_argument('--epochs', type=int, default=9, help='of all stages together')
   epochs = parser.parse_args().epochs
   found = {method: [measure(clusters, seed, epochs) for seed in SEEDS] for method, clusters in METHODS.items()}
-  print(table(found))
-  (HERE / 'mcl.md').write_text(table(found))
+  of_rows = {method: [used(clusters, seed, epochs) for seed in SEEDS] for method, clusters in METHODS.items()}
+  text = table(found) + '\n' + shares(of_rows)
+  print(text)
+  (HERE / 'mcl.md').write_text(text)
   draw(found).savefig(HERE / 'mcl.png', dpi=120)
 
 

@@ -1,6 +1,7 @@
 """The method with a clustered memory: its loss, its memories, and when neighbours join the batch."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -9,15 +10,18 @@ import pytest
 import tiny
 
 from contrastive_jax import losses
+from contrastive_jax.engine import resolve
+from contrastive_jax.memory import clustered_queue
 from contrastive_jax.methods import beclr
 from contrastive_jax.types import Refusal
 
 NAME = 'ssl/beclr'
+SIZE = 256  # of the memory: four batches of both views
 
 
 @functools.cache
 def run(**overrides):
-  return tiny.run(NAME, train__steps='1000', **overrides)
+  return tiny.run(NAME, train__steps='1000', **({'method__memory_epochs': '1'} | overrides))
 
 
 def features_of(of, state):
@@ -37,7 +41,7 @@ def sides(features):
 
 def clustered(of, state, features):
   """The state after the memories have filled and clusters were found."""
-  while not all(int(bank.pushed) == 128 for bank in state.state['memory'].values()):
+  while not all(int(bank.pushed) == SIZE for bank in state.state['memory'].values()):
     state = state._replace(state=loss_of(of, state, features, 0).state)
   step = of.info.steps_per_epoch
   new = of.method.refresh(state.params, state.state, None, key=jax.random.key(1), step=step)
@@ -97,24 +101,27 @@ def test_neighbours_of_each_kind_join_the_batch_by_rank():
     for v, i in np.ndindex(rows.shape[:2]):
       similarity = values @ np.asarray(rows[v, i])
       own = np.flatnonzero(labels == cluster[v, i])
-      among = own if len(own) >= 5 else np.arange(128)
+      among = own if len(own) >= 5 else np.arange(SIZE)
       found[v, :, i] = values[among[np.argsort(-similarity[among], kind='stable')[:5]]]
     grown[name] = np.concatenate([rows, found.reshape(2, -1, rows.shape[2])], axis=1)
   want = by_hand(*(grown[n] for n in ('prediction', 'projection', 'target')))
   np.testing.assert_allclose(out.loss, want, rtol=1e-4)
 
 
-def test_a_batch_uses_all_prototypes_and_goes_to_near_ones():
-  of = run()
-  state = tiny.fresh(of)
-  features = features_of(of, state)
-  bank = clustered(of, state, features).state['memory']['target']
-  z = losses.unit(jax.random.normal(jax.random.key(5), (64, bank.prototypes.shape[1])))
-  label = np.asarray(beclr.assigned(bank, z, eps=0.05, iterations=50))
-  counts = np.bincount(label, minlength=8)
-  assert counts.min() > 0 and counts.max() <= 16  # 8 each, but for ties of soft shares
+@pytest.mark.parametrize('seed', range(3))
+def test_by_default_a_batch_of_512_on_one_side_uses_each_of_32_prototypes_a_quarter_to_twice_as_often_as_alike(seed):
+  defaults = inspect.signature(beclr.make).parameters
+  options = {name: defaults[name].default for name in ('eps', 'iterations')}
+  of_bank, of_rows, of_side = jax.random.split(jax.random.key(seed), 3)
+  bank = clustered_queue.init(of_bank, 1024, 16, num_clusters=32)
+  side = losses.unit(jax.random.normal(of_side, (16,)))
+  z = losses.unit(side + losses.unit(jax.random.normal(of_rows, (512, 16))))
+  label = np.asarray(beclr.assigned(bank, z, **options))
   distance = np.linalg.norm(np.asarray(z)[:, None] - np.asarray(losses.unit(bank.prototypes)), axis=-1)
-  assert distance[np.arange(64), label].mean() < distance.mean() - 0.05
+  loads, nearest = (np.bincount(each, minlength=32) for each in (label, distance.argmin(1)))
+  assert loads.min() >= 16 / 4 and loads.max() <= 16 * 2
+  assert nearest.min() == 0 and nearest.max() > 16 * 4  # as without optimal transport
+  assert distance[np.arange(512), label].mean() < distance.mean() - 0.2
 
 
 def test_clusters_are_found_when_the_queue_is_full_and_not_before():
@@ -146,8 +153,30 @@ def test_the_teacher_and_the_memory_get_no_gradient():
   np.testing.assert_allclose(gradients['prediction'], alone['prediction'] / 6, rtol=1e-4, atol=1e-8)
 
 
-def test_a_memory_smaller_than_the_views_of_a_batch_is_refused():
-  with pytest.raises(Refusal, match='memory_size=32 must hold the embeddings of a batch'):
-    tiny.run(NAME, method__memory_size='32').check()
+@pytest.mark.parametrize('size', ['32', '64'])
+def test_a_memory_of_no_more_than_the_views_of_a_batch_is_refused(size):
+  with pytest.raises(Refusal, match=f'memory_size={size} must hold more than the embeddings of a batch'):
+    tiny.run(NAME, method__memory_size=size).check()
+  tiny.run(NAME, method__memory_size='65').check()
+
+
+def test_neighbours_that_would_join_after_the_end_of_the_run_are_refused():
+  per_epoch = run().info.steps_per_epoch
+  of_two = dict(method__memory_epochs='2')
+  with pytest.raises(Refusal, match=f'memory_epochs=2 are {2 * per_epoch} steps, but the run has {2 * per_epoch}, so'):
+    tiny.run(NAME, **of_two, train__steps=str(2 * per_epoch))
+  tiny.run(NAME, **of_two, train__steps=str(2 * per_epoch + 1))
+  tiny.run(NAME, **of_two, method__neighbours='0')  # two steps
+
+
+@pytest.mark.parametrize('setting', ['small', 'fashion_mnist', 'cifar10', 'imagenet'])
+def test_in_every_setting_the_memory_outlasts_a_batch_and_neighbours_join_in_the_first_fifth(setting):
+  config = resolve.load(f'{tiny.ROOT}/configs/{NAME}.py:{setting}')
+  batches = 2 if setting == 'small' else 4
+  assert config.method.memory_size >= batches * 2 * config.data.batch_size
+  assert config.method.memory_epochs <= config.train.epochs / 5
+
+
+def test_a_period_of_no_epochs_is_refused():
   with pytest.raises(Refusal, match='every_epochs must be at least 1'):
     tiny.run(NAME, method__every_epochs='0')

@@ -73,7 +73,7 @@ def test_a_tiny_config_builds_and_takes_two_steps(name):
   assert run.batch_size <= 64
 
 
-@pytest.mark.turns(7)
+@pytest.mark.turns(14)
 @pytest.mark.parametrize('name', tiny.NAMES)
 def test_a_config_can_take_its_first_step(name):
   tiny.run(name)  # skips where the data are missing
@@ -98,10 +98,10 @@ def of_setting(name: str, setting: str):
 
 
 def photographs(split: str, count: int) -> Source:
-  """As many images as ImageNet has, all black."""
+  """As many images as ImageNet has, all black, of as many classes."""
 
   def read(rows):
-    return {'image': np.zeros((len(rows), 256, 256, 3), np.uint8), 'label': np.zeros(len(rows), np.int32)}
+    return {'image': np.zeros((len(rows), 256, 256, 3), np.uint8), 'label': np.asarray(rows, np.int32) % 1000}
 
   names = tuple(map(str, range(1000)))
   return Source('imagenet2012', split, count, read, (256, 256, 3), names, (0.5,) * 3, (0.25,) * 3)
@@ -145,6 +145,9 @@ PUBLISHED = {
   'sog_clr': (256, 800, 0.075 * 256**0.5, 10),
   'mv_dhel': (256, 200, 0.3, 20),
   'sup_con': (6144, 350, 0.4 * 24, 12),
+  'sep_clr': (512, 250, 3e-4, 0),
+  'amcl': (512, 1000, 0.06, 0),
+  'hydra': (4096, 100, 5e-4 * 16, 5),
 }
 
 
@@ -183,6 +186,8 @@ HEADS = {
   'sup_con': ((128,), False, False),
   'swav': ((2048, 128), True, False),
   'dino': ((2048, 2048, 256), False, False),
+  'amcl': ((512, 128), False, False),
+  'hydra': ((2048, 256), True, False),
 }
 
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import tiny
 
-from contrastive_jax.methods import hydra
+from contrastive_jax import losses
+from contrastive_jax.engine import resolve
+from contrastive_jax.methods import hydra, sep_clr
 from contrastive_jax.models import heads
 from contrastive_jax.types import Refusal
 
@@ -46,20 +48,35 @@ def test_the_background_of_sep_clr_are_the_labels_that_say_so():
   np.testing.assert_allclose(out.metrics['target_norm'], norms[~low].mean(), rtol=1e-5)
 
 
-@pytest.mark.parametrize(('space', 'width'), [('encoder', 32), ('common', 32), ('salient', 32)])
-def test_evaluators_see_the_space_that_is_asked_for(space, width):
-  of, params, state, batch = method('sep_clr', method__space=space)
-  seen = of.embed(params, state, batch)
-  made = features(of, params, state, batch)
-  assert seen['features'].shape == (len(batch['label']), width)
-  if space == 'salient':
-    np.testing.assert_allclose(seen['features'], made['salient'][:, 0], atol=1e-5)
-  np.testing.assert_allclose(np.linalg.norm(seen['projection'], axis=1), 1, rtol=1e-5)
+@pytest.mark.parametrize('space', sep_clr.SPACES)
+def test_evaluators_see_the_space_that_is_asked_for(space):
+  of, params, state, batch = method('sep_clr', method__space=space, head__features='12')
+  seen, made = of.embed(params, state, batch), features(of, params, state, batch)
+  encoder = resolve.build(tiny.config('ssl/sep_clr').encoder, 'encoder')
+  h, _ = encoder.apply(params['encoder'], state['stats']['encoder'], batch['view_0'])
+  common, salient = losses.unit(made['common'][:, 0]), made['salient'][:, 0]
+  wanted = {'encoder': (h, common), 'common': (common, common), 'salient': (salient, losses.unit(salient))}[space]
+  for name, want in zip(('features', 'projection'), wanted, strict=True):
+    np.testing.assert_allclose(seen[name], want, atol=1e-5)
 
 
 def test_an_unknown_space_is_refused_with_the_nearest():
   with pytest.raises(Refusal, match="unknown space 'saliant'; did you mean 'salient'"):
     tiny.run('ssl/sep_clr', method__space='saliant')
+
+
+@pytest.mark.parametrize('background', ['()', '(0, 10)', '(-1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9)'])
+def test_a_background_of_nothing_of_everything_or_of_what_is_not_there_is_refused(background):
+  with pytest.raises(Refusal, match=r'some but not all of the labels from -1 \(none\) to 9'):
+    tiny.run('ssl/sep_clr', method__background=background)
+
+
+@pytest.mark.parametrize('setting', ['small', 'fashion_mnist', 'cifar10', 'imagenet', 'tiny'])
+def test_no_norm_ends_the_heads_of_sep_clr_and_a_quarter_of_the_classes_at_least_are_on_each_side(setting):
+  config = resolve.load(f'{tiny.ROOT}/configs/ssl/sep_clr.py:{setting}')
+  assert (config.head.norm_last, config.head.features) == (False, 32)
+  share = len(config.method.background) / (1000 if setting == 'imagenet' else 10)
+  assert 0.25 <= share <= 0.75
 
 
 # --- Hydra ---
@@ -135,6 +152,16 @@ def test_the_heads_of_amcl_are_summed_and_have_parameters_of_their_own():
   alone = [value(of, params, state, jax.tree.map(lambda x, c=c: x[:, :, [c]], made), batch) for c in range(3)]
   assert value(of, params, state, made, batch) == pytest.approx(sum(alone), rel=1e-5)
   assert len(set(alone)) == 3
+
+
+def test_at_a_constant_temperature_the_heads_of_amcl_are_those_of_simclr_and_nothing_is_predicted():
+  of, params, state, batch = method('amcl', method__temperature='0.3')
+  made = features(of, params, state, batch)
+  assert 'predictor' not in params and set(made) == {'z'}
+  want = sum(float(losses.nt_xent(made['z'][:, :, c].transpose(1, 0, 2), temperature=0.3).mean()) for c in range(3))
+  out = of.loss(params, state, made, batch, key=jax.random.key(2), step=0)
+  assert float(out.loss) == pytest.approx(want, rel=1e-5)
+  assert float(out.metrics['positive_temperature']) == pytest.approx(0.3)
 
 
 def test_the_temperature_network_of_amcl_learns():

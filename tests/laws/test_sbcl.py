@@ -9,6 +9,7 @@ import pytest
 import tiny
 
 from contrastive_jax import losses
+from contrastive_jax.engine import resolve
 from contrastive_jax.methods import sbcl
 from contrastive_jax.types import Embedded, Refusal
 
@@ -48,8 +49,8 @@ def test_a_class_is_spread_as_its_mean_distance_from_its_centre_says():
 
 
 @functools.cache
-def run():
-  return tiny.run(NAME, method__warmup_epochs='1', method__every_epochs='2', train__steps='1000')
+def run(**overrides):
+  return tiny.run(NAME, method__warmup_epochs='1', method__every_epochs='2', train__steps='1000', **overrides)
 
 
 def refreshed(state, epochs):
@@ -77,8 +78,8 @@ def test_every_subclass_is_of_one_class_and_there_are_as_many_as_the_sizes_ask_f
   assert len(np.unique(subclass)) == sum(counts)  # no two classes share one
 
 
-def loss_at(step, state):
-  of = run()
+def loss_at(step, state, **overrides):
+  of = run(**overrides)
   (batch,) = tiny.batches(of, 1)
   views = tiny.views(of)(batch, np.int32(0))
   features, _ = of.method.encode(state.params, state.state, views, key=jax.random.key(0), step=0, train=True)
@@ -101,12 +102,32 @@ def test_the_loss_is_supcon_during_the_warm_up_and_that_of_the_subclasses_after_
   np.testing.assert_allclose(out.metrics['same_subclass'], same.mean(), rtol=1e-6)
 
 
+def test_a_class_temperature_that_is_given_is_that_of_all_classes():
+  state = tiny.fresh(run())
+  state = state._replace(state=refreshed(state, 1))
+  z, batch, out = loss_at(run().info.steps_per_epoch, state, method__class_temperature='0.12')
+  subclass = state.state['per_sample']['subclass'][batch['index']]
+  want = losses.sbcl(z, batch['label'], subclass, temperature=0.1, class_temperature=0.12, base_temperature=0.07)
+  np.testing.assert_allclose(out.loss, want.mean(), rtol=1e-5)
+  np.testing.assert_allclose(out.metrics['class_temperature'], 0.12, rtol=1e-6)
+  assert abs(out.loss - loss_at(run().info.steps_per_epoch, state)[2].loss) > 1e-3  # of the temperatures of each class
+
+
+@pytest.mark.parametrize('setting', ['small', 'fashion_mnist', 'cifar10', 'imagenet'])
+def test_in_every_setting_subclasses_are_found_in_the_first_fifth_and_anew(setting):
+  config = resolve.load(f'{tiny.ROOT}/configs/{NAME}.py:{setting}')
+  assert config.method.warmup_epochs <= config.train.epochs / 5
+  assert config.method.warmup_epochs + config.method.every_epochs < config.train.epochs
+
+
 def test_data_without_classes_and_numbers_out_of_range_are_refused():
   of = run()
   with pytest.raises(Refusal, match='names none'):
     sbcl.make(None, None, of.info._replace(num_classes=0))
   with pytest.raises(Refusal, match='percentile from 0 to 50'):
     sbcl.make(None, None, of.info, percentile=60.0)
+  with pytest.raises(Refusal, match='class_temperature must be positive, or None for one a class'):
+    sbcl.make(None, None, of.info, class_temperature=0.0)
 
 
 def test_rows_without_a_label_are_in_no_subclass():

@@ -79,6 +79,19 @@ def test_a_temperature_lies_between_its_bounds_and_falls_with_the_product():
   np.testing.assert_allclose(pair_temperature(jnp.zeros(()), tau_min=0.1, tau_max=1.5), 0.8, rtol=1e-6)
 
 
+def test_the_temperature_of_a_positive_is_best_at_its_bound_unless_beta_exceeds_what_the_similarity_weighs():
+  r, bounds = jnp.linspace(-6, 12, 20_001), dict(tau_min=1e-3, tau_max=2.0)
+  tau = pair_temperature(r, **bounds)
+
+  x, y = (jnp.broadcast_to(jnp.float32(each), (len(r), 8)) for each in ([1] + 7 * [0], [0.6, 0.8] + 6 * [0]))
+
+  def best(beta):  # the similarity, 0.6, weighs a half
+    return float(tau[jnp.argmin(losses.adaptive_mse(x, y, r[:, None], jnp.ones((len(r), 1)), beta=beta, **bounds))])
+
+  assert best(1e-4) == best(0.3) == float(tau.min())
+  assert best(1.0) == pytest.approx(2 * (1.0 - 0.3) / (1.0 * 8), rel=1e-2)
+
+
 def test_of_one_constant_temperature_and_one_negative_it_is_the_limit_of_decoupled_contrast():
   z, phi = example()
   tau = 1.0 + LOW / 2  # of r = 0

@@ -47,13 +47,6 @@ def test_gated_pair_nce_equals_its_definition(renormalize, fold):
   np.testing.assert_allclose(got, by_loops(*given, 0.2, renormalize), rtol=2e-5, atol=1e-6)
 
 
-def test_the_factorised_cosine_is_that_of_the_gated_embeddings():
-  x, g, _, _ = example()
-  square = np.square(g)
-  norms = [np.sqrt((square * np.square(x)).sum(1))[:, None], np.sqrt(square @ np.square(x).T)]
-  np.testing.assert_allclose((square * x) @ x.T / norms[0] / norms[1], similarities(x, g, True), rtol=1e-13, atol=1e-15)
-
-
 def test_open_gates_and_identical_partners_give_a_supervised_loss_whose_positives_do_not_compete():
   x, _, y, _ = example()
   logits = x @ x.T / 0.1
