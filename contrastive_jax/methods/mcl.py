@@ -75,11 +75,9 @@ def make(
   Each row's pseudo-label is the mixed-radix number of its clusters of all stages so far, y <- y K + c; from then on all
   rows of a batch have one pseudo-label, and so have all negatives. Training goes on from the weights of the stage.
   Features are those of all stages side by side, each of unit norm; the cosine of two projections is the mean of the
-  stages' cosines. Stages are equally long, in whole epochs.
-
-  Later stages train on fewer rows. Of a cluster, only whole batches are drawn: what is left of it is another part of it
-  in every pass, but a cluster that is smaller than a batch is left out for the whole stage. With 10 clusters of 8,000
-  images and batches of 64, batches had 62 to 82 % of the rows in a third stage.
+  stages' cosines. Stages are equally long, in whole epochs. Later stages train on fewer rows: a cluster that is smaller
+  than a batch is left out for the whole stage (with 10 clusters of 8,000 images and batches of 64, batches had 62 to
+  82 % of the rows in a third stage).
 
   Args:
     encoder: backbone.
@@ -89,7 +87,7 @@ def make(
     stages: how many; with 1, or with one cluster, it is `pair`.
     clusters: K, of each stage.
     fold: as of `pair`.
-    precision: as of `pair`.
+    precision: likewise.
     **hyper: the loss's hyper-parameters.
 
   Raises:
@@ -103,8 +101,8 @@ def make(
 
   def init(key, batch):
     params, state = host.init(key, batch)
-    kept = {'params': params, 'stats': state['stats']}
-    kept = jax.tree.map(lambda x: jnp.zeros((stages - 1, *x.shape), x.dtype), kept)
+    live = {'params': params, 'stats': state['stats']}
+    kept = jax.tree.map(lambda x: jnp.zeros((stages - 1, *x.shape), x.dtype), live)
     plan = {'group': jnp.zeros(info.num_examples, jnp.int32)}
     return params, {**state, 'plan': plan, 'stage': jnp.zeros((), jnp.int32), 'stages': kept if stages > 1 else {}}
 
@@ -113,8 +111,7 @@ def make(
     if epoch not in ends:
       return state
     stage = ends.index(epoch)
-    whole = jnp.asarray(embed_all('train').projection)
-    own = jnp.split(whole, stages, axis=1)[stage]
+    own = jnp.split(jnp.asarray(embed_all('train').projection), stages, axis=1)[stage]
     group = state['plan']['group'] * clusters + kmeans(losses.unit(own), num_clusters=clusters, key=key).labels
     live = {'params': params, 'stats': state['stats']}
     kept = jax.tree.map(lambda all_, x: all_.at[stage].set(x), state['stages'], live)

@@ -144,8 +144,7 @@ def make(
     precision: as of `pair`.
 
   Raises:
-    Refusal: data that name no classes; epochs, a size, a percentile or a temperature out of range; what `losses.sbcl`
-      refuses.
+    Refusal: data that name no classes; a number out of range; what `losses.sbcl` refuses.
 
   Source: Hou et al., 2023, with the constants of its code for CIFAR.
   """

@@ -48,8 +48,7 @@ def make(
     precision: as of `pair`.
 
   Raises:
-    Refusal: an unknown space; a background of no label, of all labels, or of one that the data do not have; a variance
-      <= 0; fewer than two views.
+    Refusal: an unknown space; a background of no, all or unknown labels; a variance <= 0; fewer than two views.
 
   Source: Louiset et al., 2024, "Separating common from salient patterns with Contrastive Representation Learning".
   """
