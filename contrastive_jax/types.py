@@ -12,7 +12,7 @@ raw fields of the source   e.g. image uint8       what the data source delivers;
                                                   sides; x1 > x2 is mirrored; where the views tell
 ``id``                     int32 [b]              instance, for losses that compare ids; -1 equals none
 ``label``                  int32 [b]              class, where the source has one; -1 is unknown
-``target``                 float32 [b, k]         numbers that a representation should tell, for evaluations
+``target``                 float32 [b, k]         numbers to tell: for evaluations, and losses of regression
 ``caption``                int32 [b, k, l]        tokens of captions, where the source has them; 0 is padding
 ``caption_mask``           bool [b, k]            False is no such caption
 ``concept``                int32 [b]              what captioned images are of; variants of one thing share it

@@ -21,6 +21,8 @@ def series(
 
   .. math:: v_{tf} = (1 + a \epsilon_f) \, x_{tf} + b \epsilon'_f + c \epsilon''_{tf}, \qquad \epsilon \sim N(0, 1)
 
+  A vector [f] is a series of one step.
+
   Args:
     mean: of every feature, by which a series is normalised.
     std: likewise.
@@ -31,13 +33,14 @@ def series(
     chance: of each of the three.
 
   Raises:
-    Refusal: a spread below 0, a chance outside of [0, 1], an image_size; of `augment`, what is no series [t, f].
+    Refusal: a spread below 0, a chance outside of [0, 1], an image_size; of `augment`, inputs with another number
+      of features than the statistics.
   """
   preset.check_sizes(scaling=scaling, shift=shift, jitter=jitter)
   preset.check_fractions(chance=chance)
   plain = preset.plain(mean, std, image_size)
 
-  def augment(key, raw, view=0) -> Float[Array, 't f']:
+  def augment(key, raw, view=0) -> Float[Array, '*t f']:
     x = plain(raw)
     of_chance, *keys = jax.random.split(key, 4)
     factor, offset, noise = (

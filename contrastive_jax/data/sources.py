@@ -15,6 +15,7 @@ import numpy as np
 
 from contrastive_jax.data import decode, folders, records
 from contrastive_jax.data.composite import composite as composite
+from contrastive_jax.data.diabetes import diabetes as diabetes
 from contrastive_jax.data.emoji import emoji as emoji
 from contrastive_jax.data.glucose import glucose as glucose
 from contrastive_jax.data.image_text import image_text as image_text
@@ -35,8 +36,8 @@ from contrastive_jax.types import Refusal, nearest
 
 # fmt: off
 KNOWN = (
-  'arrays', 'cifar10', 'cifar100', 'composite', 'digits', 'emoji', 'fashion_mnist', 'glucose', 'image_folder',
-  'image_text', 'imagenet2012', 'packages', 'paths', 'tfds',
+  'arrays', 'cifar10', 'cifar100', 'composite', 'diabetes', 'digits', 'emoji', 'fashion_mnist', 'glucose',
+  'image_folder', 'image_text', 'imagenet2012', 'packages', 'paths', 'tfds',
 )
 # fmt: on
 

@@ -212,7 +212,8 @@ def build(
   if not 0 <= config.seed < _SEEDS:
     raise Refusal(f'config.seed must be from 0 to {_SEEDS - 1}, but it is {config.seed}')
   captions = train.captions.vocabulary if train.captions else 0
-  info = Info(train.num_examples, per_epoch, total, config.data.num_views, len(train.label_names), small, captions)
+  of_data = config.data.num_views, len(train.label_names), small, captions, config.data.get('per_class', 0)
+  info = Info(train.num_examples, per_epoch, total, *of_data)
   if trained_on:
     names = trained_on['label_names']
     info = info._replace(num_examples=trained_on['num_examples'], num_classes=len(names))

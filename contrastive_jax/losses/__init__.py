@@ -110,8 +110,8 @@ _LOSSES = sorted({name for module in _MODULES for name in module.__all__})
 PAIRWISE = tuple(name for name in _LOSSES if 'fold' in inspect.signature(globals()[name]).parameters)
 
 # What can be trained: not the statistics of rows that are parts of others, nor what returns two values, nor what meets
-# the key of one view with all others, nor N-pair, whose rows keep their norms and are of one pair a class. A method
-# says which of these it has the arrays for.
+# the key of one view with all others, nor N-pair, whose rows keep their norms and are of one pair a class (method
+# `n_pair`). A method says which of these it has the arrays for.
 _PARTS = (
   'alignment',
   'cacr_momentum',

@@ -37,6 +37,7 @@ _LOG_WEIGHTS: dict[str, Callable] = {
   'inverse_l2': lambda gap: -jnp.log1p(jnp.square(gap)),
   'none': jnp.zeros_like,
 }
+_SIDES = ('below', 'above')  # of an anchor's label
 
 
 # --- random numbers of a pair: functions of its two positions, the same in every tile, fold and device ---
@@ -46,6 +47,12 @@ def _uniforms(words: Int[Array, '2'], anchor: Int[Array, ''], other: Int[Array, 
   """Two uniforms in (0, 1] of an ordered pair of positions."""
   bits = threefry_2x32(words, jnp.stack([anchor, other]).astype(jnp.uint32))
   return [((b >> 8).astype(jnp.float32) + 1) * 2.0**-24 for b in bits]
+
+
+def _draws(key, beta: tuple[int, int]) -> Callable[..., Float[Array, '']]:
+  """`(anchor, other) -> share`, drawn from Beta(a, b) for an ordered pair of positions."""
+  words = jax.random.bits(key, (-(-min(beta) // 2), 2), 'uint32')
+  return functools.partial(_share, words, beta)
 
 
 def _share(words: Int[Array, 'k 2'], beta: tuple[int, int], anchor, other) -> Float[Array, '']:
@@ -136,12 +143,11 @@ def sup_re_mix(
   rows, log_weight, temperature = inputs.flatten(z), _LOG_WEIGHTS[weight], jnp.asarray(temperature, z.dtype)
   labels = _of_rows(labels, z)
   found = [_real(rows, labels, temperature, log_weight, fold, precision)]
-  keys = () if key is None else tuple(jax.random.split(key))
-  against = {'z': rows / temperature, 'label': labels}, {'z': jax.lax.stop_gradient(rows), 'label': labels}
-  if mix_negative:
-    found.append(_mixed_negatives(against, keys[0], beta, log_weight, fold, precision))
-  if mix_positive:
-    found.append(_brackets(against, _neighbours(labels, keys[1], window, neighbours, fold), fold, precision))
+  if key is not None and (mix_negative or mix_positive):
+    of_negatives, of_positives = jax.random.split(key)
+    drawn = _draws(of_negatives, beta) if mix_negative else None
+    chosen = _neighbours(labels, of_positives, window, neighbours, fold) if mix_positive else None
+    found += _mixed(rows, labels, temperature, log_weight, drawn, chosen, fold, precision)
   return inputs.unflatten(_value(found), views)
 
 
@@ -172,22 +178,6 @@ def _real(rows, labels, temperature, log_weight, fold, precision):
   return found
 
 
-def _mixed_negatives(against, key, beta, log_weight, fold, precision):
-  """Weighted log-sum-exp over one mixture of the anchor with each row of another label; no positives."""
-  rows, cols = against
-  words = jax.random.bits(key, (-(-min(beta) // 2), 2), 'uint32')
-  rows = rows | {'self': (rows['z'] * cols['z']).sum(-1)}
-
-  def value(pair):
-    share = _share(words, beta, pair.anchor['position'], pair.other['position']).astype(pair.dot.dtype)
-    mixed = share * pair.anchor['self'] + (1 - share) * pair.dot
-    return mixed + log_weight((1 - share) * (pair.anchor['label'] - pair.other['label']))
-
-  term = logsumexp(value, lambda pair: pair.anchor['label'] != pair.other['label'])
-  (energy,), _ = Similarity(rows, cols, fold=fold, precision=precision).reduce([term])
-  return energy, jnp.zeros_like(energy), jnp.zeros_like(energy)
-
-
 def _neighbours(labels, key, window, count: int, fold) -> list[Int[Array, 'n s']]:
   """Positions of rows whose labels are below and above the anchor's, drawn within the window; -1 where fewer."""
   rows, words = {'z': jnp.ones_like(labels)[:, None], 'label': labels}, jax.random.bits(key, (2,), 'uint32')
@@ -207,21 +197,59 @@ def _neighbours(labels, key, window, count: int, fold) -> list[Int[Array, 'n s']
   return [below[1], above[1]]
 
 
-def _brackets(against, chosen, fold, precision):
-  """Log-sum-exp, sum and number of the logits of all mixtures of a chosen row below with one above."""
-  rows, cols = against
-  rows = rows | {'below': chosen[0], 'above': chosen[1]}
+def _mixed(rows, labels, temperature, log_weight, share, chosen, fold, precision):
+  """What mixed negatives and mixed positives have, as far as there are any.
+
+  One pass serves both, as they are of the same rows. Two would also be two loops of which neither waits for the other,
+  and the simulated devices of a CPU may mistake the messages of the one for those of the other.
+  """
+  constant = jax.lax.stop_gradient(rows)
+  anchors, others = {'z': rows / temperature, 'label': labels}, {'z': constant, 'label': labels}
+  terms = []
+  if share is not None:
+    anchors['self'] = (anchors['z'] * constant).sum(-1)
+    terms.append(_mixed_negatives(share, log_weight))
+  if chosen is not None:
+    anchors |= dict(zip(_SIDES, chosen, strict=True))
+    terms += _read(chosen[0].shape[1])
+  read, _ = Similarity(anchors, others, fold=fold, precision=precision).reduce(terms)
+  found = []
+  if share is not None:
+    found.append((read[0], jnp.zeros_like(read[0]), jnp.zeros_like(read[0])))
+  if chosen is not None:
+    found.append(_brackets(anchors, read[len(found) :]))
+  return found
+
+
+def _mixed_negatives(share, log_weight):
+  """The weighted log-sum-exp over one mixture of the anchor with each row of another label."""
+
+  def value(pair):
+    a = share(pair.anchor['position'], pair.other['position']).astype(pair.dot.dtype)
+    mixed = a * pair.anchor['self'] + (1 - a) * pair.dot
+    return mixed + log_weight((1 - a) * (pair.anchor['label'] - pair.other['label']))
+
+  return logsumexp(value, lambda pair: pair.anchor['label'] != pair.other['label'])
+
+
+def _read(count: int):
+  """Terms that read the logits and then the labels of the chosen rows: `count` below, as many above."""
 
   def at(side: str, place: int):
     return lambda pair: pair.anchor[side][place] == pair.other['position']
 
-  sets = [at(side, place) for side in ('below', 'above') for place in range(chosen[0].shape[1])]
-  terms = [total(over=over) for over in sets] + [total(lambda pair: pair.other['label'], over) for over in sets]
-  read, _ = Similarity(rows, cols, fold=fold, precision=precision).reduce(terms)
-  logit, label = (jnp.stack(half, 1).reshape(-1, 2, len(sets) // 2) for half in (read[: len(sets)], read[len(sets) :]))
-  exists = (chosen[0] >= 0)[:, :, None] & (chosen[1] >= 0)[:, None, :]
+  sets = [at(side, place) for side in _SIDES for place in range(count)]
+  return [total(over=over) for over in sets] + [total(lambda pair: pair.other['label'], over) for over in sets]
+
+
+def _brackets(anchors, read):
+  """Log-sum-exp, sum and number of the logits of all mixtures of a chosen row below with one above."""
+  halves = read[: len(read) // 2], read[len(read) // 2 :]
+  logit, label = (jnp.stack(half, 1).reshape(-1, 2, len(half) // 2) for half in halves)
+  below, above = (anchors[side] >= 0 for side in _SIDES)
+  exists = below[:, :, None] & above[:, None, :]
   apart = label[:, 1, None, :] - label[:, 0, :, None]
-  share = (label[:, 1] - rows['label'][:, None])[:, None, :] / jnp.where(exists, apart, 1)
+  share = (label[:, 1] - anchors['label'][:, None])[:, None, :] / jnp.where(exists, apart, 1)
   mixed = jnp.where(exists, share * logit[:, 0, :, None] + (1 - share) * logit[:, 1, None, :], 0)
   energy = jax.nn.logsumexp(mixed, axis=(1, 2), where=exists)
   return energy, mixed.sum((1, 2)), exists.sum((1, 2)).astype(mixed.dtype)

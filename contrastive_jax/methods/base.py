@@ -19,6 +19,7 @@ class Info(NamedTuple):
   num_classes: int  # that the data set names
   num_small_views: int = 0
   vocabulary: int = 0  # of the tokens of captions; 0 where there are none
+  per_class: int = 0  # examples of each class in a batch, side by side; 0 where batches are passes over all examples
 
 
 class Output(NamedTuple):

@@ -8,7 +8,7 @@ from contrastive_jax import losses
 from contrastive_jax.types import Refusal, nearest
 
 # Keywords that belong to a batch, or that a method sets for all of its losses.
-_NOT_HYPER = ('fold', 'precision', 'x_id', 'y_id', 'x_mask', 'y_mask', 'mask')
+_NOT_HYPER = ('fold', 'precision', 'key', 'x_id', 'y_id', 'x_mask', 'y_mask', 'mask')
 
 
 def arguments(loss: str) -> list[str]:

@@ -19,11 +19,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from scipy.stats import spearmanr
-from sklearn.datasets import load_diabetes
 from sklearn.linear_model import RidgeCV
-from sklearn.model_selection import train_test_split
 
 from contrastive_jax import losses
+from contrastive_jax.data import sources
+from contrastive_jax.data.source import SPLITS
 from contrastive_jax.models import mlp
 from experiments import runs
 
@@ -43,10 +43,12 @@ SCORES = {'mae': 'mean absolute error', 'order': 'Spearman of order'}
 
 def data(seed: int):
   """Standardised features and labels of both splits; every seed splits anew."""
-  x, y = load_diabetes(return_X_y=True)
-  train, test, of_train, of_test = train_test_split(x, y, test_size=0.3, random_state=seed)
-  centre, scale = train.mean(0), train.std(0)
-  return ((train - centre) / scale, of_train), ((test - centre) / scale, of_test)
+  found = []
+  for split in SPLITS:
+    source = sources.diabetes(split=split, seed=seed)
+    rows = source.read(np.arange(source.num_examples))
+    found.append(((rows['vector'] - np.array(source.mean)) / np.array(source.std), rows['target'][:, 0]))
+  return found
 
 
 def embed(params, x):

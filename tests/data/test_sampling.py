@@ -41,6 +41,15 @@ def test_batches_of_classes_have_as_many_of_each_and_no_row_twice():
     assert len(classes) == 4 and (counts == 3).all() and classes.min() >= 0
 
 
+def test_rows_of_a_class_lie_side_by_side_and_no_class_comes_twice():
+  label = np.random.default_rng(0).permutation(np.arange(N) % 8)
+  drawn = draw({'label': label, 'per_class': 2}, batch_size=12)
+  for step in range(20):
+    pairs = label[drawn(step)].reshape(-1, 2)
+    np.testing.assert_array_equal(pairs[:, 0], pairs[:, 1])
+    assert len(set(pairs[:, 0].tolist())) == 6
+
+
 def test_every_class_and_every_row_of_it_is_drawn_about_equally_often():
   label = np.arange(N) % 5
   drawn = draw({'label': label, 'per_class': 2}, batch_size=4)

@@ -45,6 +45,14 @@ def test_jitter_is_noise_of_every_step():
   assert abs(neighbours[0, 1]) < 0.05
 
 
+def test_a_vector_is_a_series_of_one_step():
+  of_vector = views.series(mean=(3.0, 1.0), std=(2.0, 4.0), **NONE | dict(jitter=0.4), chance=1.0)
+  keys = jax.random.split(jax.random.key(1), 2000)
+  noise = compiling.jit(jax.vmap(lambda key: of_vector.augment(key, X[0])))(keys) - PLAIN[0]
+  np.testing.assert_allclose(np.std(noise, axis=0), 0.4, rtol=0.1)
+  assert abs(np.corrcoef(np.transpose(noise))[0, 1]) < 0.1
+
+
 def test_each_of_the_three_is_left_out_by_a_chance_of_its_own():
   changed = [(np.abs(drawn(chance=0.3, **{name: 1.0}) - PLAIN) > 1e-4).any((1, 2)) for name in NONE]
   np.testing.assert_allclose(np.mean(changed, axis=1), 0.3, atol=0.08)

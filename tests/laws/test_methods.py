@@ -165,7 +165,7 @@ def test_cached_equals_plain_in_value_and_gradient(name, fold, devices):
     of = tiny.run(name, devices=devices, **folded(fold), **options)
     if not of.method.per_example:
       pytest.skip('its encoders mix the examples of a batch')
-    of_batch = tiny.cached(of, of.batch_size // 4)
+    of_batch = tiny.cached(of, max(of.batch_size // 4, devices))
     for (state, _, *want), batch in zip(passage(name), tiny.batches(of, 2), strict=False):
       assert_equal(of_batch(tiny.place(state, of), batch), want)
   assert {k: v._cache_size() for k, v in tiny.pieces(of_batch).items()} == dict(embed=1, of_loss=1, pull_back=1)

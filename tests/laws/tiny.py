@@ -90,7 +90,7 @@ def float64():
 def batches(of: setup.Run, count: int, start: int = 0) -> list[dict[str, jax.Array]]:
   """The first raw batches of a run, as its loop reads them."""
   put = functools.partial(jax.device_put, device=batch_sharding(of.mesh))
-  options = dict(seed=of.seed, batch_size=of.batch_size, start=start, stop=start + count, put=put)
+  options = dict(seed=of.seed, batch_size=of.batch_size, start=start, stop=start + count, put=put, plan=of.plan())
   return [batch for _, batch in Batches(of.sources['train'], **options)]
 
 
