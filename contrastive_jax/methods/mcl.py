@@ -76,7 +76,7 @@ def make(
   rows of a batch have one pseudo-label, and so have all negatives. Training goes on from the weights of the stage.
   Features are those of all stages side by side, each of unit norm; the cosine of two projections is the mean of the
   stages' cosines. Stages are equally long, in whole epochs. Later stages train on fewer rows: a cluster that is smaller
-  than a batch is left out of them (10 clusters, 8,000 images, batches of 64: 62 to 82 % are left in a third stage).
+  than a batch is left out of them.
 
   Args:
     encoder: backbone.
