@@ -32,7 +32,7 @@ def main(config, workdir: str):
   target = _checked(workdir)
   search.check_split(SPLIT.value)
   model = load(workdir, config, checkpoint=CHECKPOINT.value)
-  shape = model.sources['train'].image_shape
+  shape = model.sources['train'].input_shape
   texts, pictures = dict.fromkeys(_QUERY.value), {path: search.picture(path, shape) for path in _IMAGE.value}
   vectors = []
   if texts:

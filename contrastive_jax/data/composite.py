@@ -86,11 +86,11 @@ def _open(role: str, name: str, split: str) -> Source:
 
 def _check_fit(below: Source, above: Source, pasted_size: int | None) -> tuple[int, int]:
   """Height and width of what is pasted."""
-  height, width, channels = below.image_shape
-  side = (above.image_shape[0], above.image_shape[1]) if pasted_size is None else (pasted_size, pasted_size)
-  if above.image_shape[2] not in (1, channels):
+  height, width, channels = below.input_shape
+  side = (above.input_shape[0], above.input_shape[1]) if pasted_size is None else (pasted_size, pasted_size)
+  if above.input_shape[2] not in (1, channels):
     raise Refusal(
-      f"'{above.name}' has {above.image_shape[2]} channels and cannot be pasted on '{below.name}' of {channels}"
+      f"'{above.name}' has {above.input_shape[2]} channels and cannot be pasted on '{below.name}' of {channels}"
     )
   if min(side) < 1 or side[0] > height or side[1] > width:
     raise Refusal(f"what is pasted is {list(side)} pixels, but images of '{below.name}' are {[height, width]}")
@@ -108,9 +108,9 @@ def _composed(below: Source, above: Source, label, share, side, fade, size: int 
   marked = np.zeros(number, bool)
   marked[permutation(seed, first + _SHARE, number)[: round(share * number)]] = True
   which = _drawn(seed, first + _WHICH, number, above.num_examples)
-  free = (below.image_shape[0] - side[0] + 1, below.image_shape[1] - side[1] + 1)
+  free = (below.input_shape[0] - side[0] + 1, below.input_shape[1] - side[1] + 1)
   top, left = (_drawn(seed, first + k, number, n) for k, n in zip((_TOP, _LEFT), free, strict=True))
-  resample = [_interpolation(old, new) for old, new in zip(above.image_shape[:2], side, strict=True)]
+  resample = [_interpolation(old, new) for old, new in zip(above.input_shape[:2], side, strict=True)]
 
   def read(indices: np.ndarray) -> dict[str, np.ndarray]:
     indices = np.asarray(indices)
@@ -129,7 +129,7 @@ def _composed(below: Source, above: Source, label, share, side, fade, size: int 
 
   names = {'base': below, 'pasted': above}[label].label_names
   name = f'{above.name}_on_{below.name}'
-  return Source(name, below.split, number, read, below.image_shape, names, (), ())
+  return Source(name, below.split, number, read, below.input_shape, names, (), ())
 
 
 def _drawn(seed: int, number: int, count: int, end: int) -> np.ndarray:

@@ -26,7 +26,7 @@ Record = Mapping[str, Mapping[str, Any]]  # by split
 def describe(sources: Mapping[str, Source]) -> Record:
   """The record of a data set, as JSON holds it.
 
-  Of each split: `name`, `num_examples`, `image_shape`, `label_names`, `mean`, `std`, and `rows`, a checksum of images
+  Of each split: `name`, `num_examples`, `input_shape`, `label_names`, `mean`, `std`, and `rows`, a checksum of images
   and labels of up to 64 rows that are spread over it: other contents are noticed, or another order, though not a
   change of a few rows that leaves the statistics as they are. Of captions, `captions`: all that makes tokens of texts.
   `input`, of what are no images.
@@ -48,7 +48,7 @@ def _describe(source: Source) -> dict[str, Any]:
     | {
       'name': source.name,
       'num_examples': int(source.num_examples),
-      'image_shape': [int(size) for size in source.image_shape],
+      'input_shape': [int(size) for size in source.input_shape],
       'label_names': list(source.label_names),
       'mean': list(source.mean),
       'std': list(source.std),
@@ -104,7 +104,7 @@ def _promised(split: str, known: Mapping[str, Any], there: Callable[[str], Sourc
     split=split,
     num_examples=known['num_examples'],
     read=lambda rows: there(split).read(rows),
-    image_shape=tuple(known['image_shape']),
+    input_shape=tuple(known['input_shape']),
     label_names=tuple(known['label_names']),
     mean=tuple(known['mean']),
     std=tuple(known['std']),

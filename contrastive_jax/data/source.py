@@ -22,7 +22,7 @@ class Source(NamedTuple):
   split: str
   num_examples: int
   read: Callable[[np.ndarray], dict[str, np.ndarray]]  # rows [b] -> the input [b, ...], label int32 [b], ...
-  image_shape: tuple[int, ...]  # of one input: [h, w, c] of an image, [t, f] of a series, [f] of a vector
+  input_shape: tuple[int, ...]  # of one input: [h, w, c] of an image, [t, f] of a series, [f] of a vector
   label_names: tuple[str, ...]  # empty where classes have no names
   mean: tuple[float, ...]  # per channel, in [0, 1] units, of the training split
   std: tuple[float, ...]

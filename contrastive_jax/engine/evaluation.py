@@ -206,7 +206,7 @@ def possible(
 
 def example_views(source: Source, views: Views) -> dict[str, jax.ShapeDtypeStruct]:
   """Shapes of a batch of views and captions, for `Method.init`."""
-  image = jax.ShapeDtypeStruct(source.image_shape, jnp.uint8 if source.input == 'image' else jnp.float32)
+  image = jax.ShapeDtypeStruct(source.input_shape, jnp.uint8 if source.input == 'image' else jnp.float32)
   view = jax.eval_shape(views.plain, image)
   of_captions = {'caption': jax.ShapeDtypeStruct((2, 1, source.captions.length), jnp.int32)} if source.captions else {}
   return of_captions | {

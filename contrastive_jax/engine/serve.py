@@ -50,10 +50,10 @@ def sources(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> d
     raise Refusal(f"the data are not those that the run in '{workdir}' was trained on: {'; '.join(changed)}")
   trained = record['train']
   for source in found.values():
-    if source.image_shape[-1] != trained['image_shape'][-1]:
+    if source.input_shape[-1] != trained['input_shape'][-1]:
       raise Refusal(
-        f"'{source.name}' has {source.input}s of {list(source.image_shape)}, but the run in '{workdir}' was trained on "
-        f'{trained["image_shape"]}: as many channels are needed'
+        f"'{source.name}' has {source.input}s of {list(source.input_shape)}, but the run in '{workdir}' was trained on "
+        f'{trained["input_shape"]}: as many channels are needed'
       )
   return {k: source._replace(mean=tuple(trained['mean']), std=tuple(trained['std'])) for k, source in found.items()}
 
@@ -93,7 +93,7 @@ class Model:
     Raises:
       Refusal: images of another type or shape than the model was trained on.
     """
-    shape, kind = self._run.sources['train'].image_shape, self._run.sources['train'].input
+    shape, kind = self._run.sources['train'].input_shape, self._run.sources['train'].input
     images, wanted = np.asarray(images), np.uint8 if kind == 'image' else np.float32
     if kind == 'image' and images.ndim == 3 and shape[2] == 1:
       images = images[..., None]

@@ -38,7 +38,7 @@ def test_images_come_from_the_folders_of_both_splits_with_the_classes_of_trainin
   classes(tmp_path / 'train', 3)
   write(tmp_path / 'val' / 'dog' / 'x.png', shade=7)
   train, test = both(tmp_path).values()
-  assert (train.num_examples, test.num_examples) == (6, 1) and train.image_shape == (6, 8, 3)
+  assert (train.num_examples, test.num_examples) == (6, 1) and train.input_shape == (6, 8, 3)
   assert train.label_names == test.label_names == ('cat', 'dog')
   assert shades(train) == [0, 1, 2, 100, 101, 102]
   batch = train.read(np.array([4, 1, 4]))
@@ -99,7 +99,7 @@ def test_images_of_several_sizes_need_an_image_size_and_are_then_cut_to_squares(
   with pytest.raises(Refusal, match=r"'cat.zoe.png' of .* has 30 x 12 pixels and .* 8 x 6; give image_size"):
     both(tmp_path)
   source = sources.image_folder(path=str(tmp_path), image_size=5)
-  assert source.image_shape == (5, 5, 3)
+  assert source.input_shape == (5, 5, 3)
   assert source.read(np.arange(source.num_examples))['image'].shape == (source.num_examples, 5, 5, 3)
 
 
@@ -122,7 +122,7 @@ def test_images_of_every_mode_are_read_as_colour_or_as_grey(tmp_path, mode, endi
   for channels in (1, 3):
     source = sources.image_folder(path=str(tmp_path), channels=channels)
     images = source.read(np.arange(source.num_examples))['image']
-    assert images.shape[1:] == source.image_shape == (6, 8, channels) and len(source.mean) == channels
+    assert images.shape[1:] == source.input_shape == (6, 8, channels) and len(source.mean) == channels
   found = folders.find(tmp_path)
   (white,) = folders.read(found, [found.paths.index(f'cat/other.{ending}')], channels=3, image_size=None)
   assert white.min() >= 254

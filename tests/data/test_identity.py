@@ -34,7 +34,7 @@ def test_the_same_arrays_in_another_file_are_the_same_data(tmp_path):
   ('arrays', 'message'),
   [
     (dict(image=IMAGES[:100], label=LABELS[:100]), 'train num_examples was 120, is 80'),
-    (dict(image=IMAGES[:, :, :2]), 'test image_shape was [4, 4, 3], is [4, 2, 3]'),
+    (dict(image=IMAGES[:, :, :2]), 'test input_shape was [4, 4, 3], is [4, 2, 3]'),
     (dict(image=IMAGES[::-1]), 'test rows was'),
     (dict(label=LABELS[::-1]), 'train rows was'),
     (dict(image=IMAGES // 2), 'train mean was ['),

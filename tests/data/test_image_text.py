@@ -68,7 +68,7 @@ def test_records_of_shards_come_with_their_images_and_captions_in_order(tmp_path
     batch, texts = everything(source)
     shade = batch['image'][:, 0, 0, 0].tolist()
     assert texts == [(f'thing {k}',) for k in shade] and shade == sorted(shade)
-    assert batch['image'].shape[1:] == source.image_shape == (8, 6, 3)
+    assert batch['image'].shape[1:] == source.input_shape == (8, 6, 3)
     assert (batch['label'] == -1).all() and batch['caption_mask'].all()
     np.testing.assert_array_equal(batch['caption'][:, 0], source.captions.encode([text for (text,) in texts]))
     some = source.read(np.array([4, 1, 4]))

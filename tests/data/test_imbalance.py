@@ -123,7 +123,7 @@ def test_rows_without_a_label_are_left_out_and_class_numbers_may_have_gaps():
 def test_what_does_not_depend_on_the_rows_stays():
   made = source(np.arange(60) % 3, ('a', 'b', 'c'))
   thinned = long_tail(made, ratio=2)
-  kept = ('name', 'split', 'image_shape', 'label_names', 'mean', 'std')
+  kept = ('name', 'split', 'input_shape', 'label_names', 'mean', 'std')
   assert [getattr(thinned, key) for key in kept] == [getattr(made, key) for key in kept]
 
 

@@ -63,7 +63,7 @@ def test_links_go_both_ways_and_through_other_names(path):
 
 def test_words_that_name_a_section_are_left_out(path):
   source, batch = whole(path, words=2)  # 'words' is in three descriptions, 'for' and 'parsing' in two
-  assert source.image_shape == (2,)
+  assert source.input_shape == (2,)
   np.testing.assert_array_equal(batch['vector'], [[1, 1], [1, 1], [0, 0], [1, 0]])
   _, every = whole(path)
   assert every['vector'].shape[1] == len(

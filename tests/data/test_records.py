@@ -84,7 +84,7 @@ def test_a_prepared_set_is_read_back_pixel_by_pixel(folder):
   for split, n in (('train', 10), ('test', 4)):
     source = sources.tfds(dataset='pictures', split=split, data_dir=folder)
     batch = source.read(np.arange(n, dtype=np.int32))
-    assert source.num_examples == n and source.image_shape == (8, 10, 3)
+    assert source.num_examples == n and source.input_shape == (8, 10, 3)
     assert batch['image'].dtype == np.uint8 and batch['label'].dtype == np.int32
     assert by_pixels(batch['image']) == by_pixels(pictures(split))  # TFDS shuffles when it prepares
 
@@ -127,10 +127,10 @@ def test_images_of_different_sizes_need_an_image_size_and_are_then_cut_to_square
 
 def test_imagenet_is_cut_to_squares_on_the_host_and_tested_on_its_validation_split(folder):
   train, test = (sources.imagenet2012(split=split, data_dir=folder, image_size=12) for split in sources.SPLITS)
-  assert (train.num_examples, test.num_examples) == (10, 4) and train.image_shape == (12, 12, 3)
+  assert (train.num_examples, test.num_examples) == (10, 4) and train.input_shape == (12, 12, 3)
   assert test.read(np.arange(4))['image'].shape == (4, 12, 12, 3)
   assert len(test.label_names) == 1000 and train.mean == test.mean == (0.485, 0.456, 0.406)
-  assert sources.imagenet2012(data_dir=folder).image_shape == (256, 256, 3)
+  assert sources.imagenet2012(data_dir=folder).input_shape == (256, 256, 3)
 
 
 def test_imagenet_that_is_not_prepared_is_refused_with_its_command_and_the_files_it_needs(tmp_path):

@@ -84,7 +84,7 @@ def test_idx_files_are_read_as_written(tmp_path, zipped):
     batch = source.read(np.array([3, 1]))
     np.testing.assert_array_equal(batch['image'][..., 0], made[split][0][[3, 1]])
     np.testing.assert_array_equal(batch['label'], made[split][1][[3, 1]])
-    assert source.image_shape == (4, 4, 1) and len(source.label_names) == 10
+    assert source.input_shape == (4, 4, 1) and len(source.label_names) == 10
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_the_packaged_fashion_mnist_has_60000_and_10000_images_with_the_publishe
     pytest.fail(reason) if os.environ.get('CI') else pytest.skip(reason)
   train, test = sources.fashion_mnist(split='train'), sources.fashion_mnist(split='test')
   assert (train.num_examples, test.num_examples) == (60000, 10000)
-  assert train.image_shape == (28, 28, 1)
+  assert train.input_shape == (28, 28, 1)
   assert np.bincount(test.read(np.arange(10000))['label']).tolist() == [1000] * 10
   np.testing.assert_allclose((train.mean[0], train.std[0]), (0.2860, 0.3530), atol=1e-4)
 

@@ -122,7 +122,7 @@ def test_of_equal_cosines_the_first_comes_first_and_no_more_are_found_than_there
 def test_a_picture_in_a_file_is_found_first_in_the_split_that_it_is_of(model, index, tmp_path, row):
   image = model.sources['test'].read(np.array([row]))['image'][0]
   PIL.Image.fromarray(image).save(tmp_path / 'query.png')
-  query = search.picture(tmp_path / 'query.png', model.sources['test'].image_shape)
+  query = search.picture(tmp_path / 'query.png', model.sources['test'].input_shape)
   np.testing.assert_array_equal(query, image)
   projection = model.embed_both(query[None])['projection']
   np.testing.assert_allclose(projection[0], index.projection[row], atol=1e-5)

@@ -250,7 +250,7 @@ def test_a_failure_while_embeddings_are_written_leaves_no_file(tmp_path, monkeyp
     (dict(image=IMAGES[:80], label=LABELS[:80]), 'train num_examples was 80, is 64'),
     (dict(image=IMAGES[::-1]), 'train rows was'),
     (dict(image=255 - IMAGES), 'train mean was'),
-    (dict(image=IMAGES[:, :7, :7]), 'train image_shape was [8, 8, 1], is [7, 7, 1]'),
+    (dict(image=IMAGES[:, :7, :7]), 'train input_shape was [8, 8, 1], is [7, 7, 1]'),
   ],
 )
 def test_a_run_does_not_go_on_with_other_data_under_the_same_name(copy, arrays, message):

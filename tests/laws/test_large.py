@@ -46,7 +46,7 @@ def built(images, encoder: dict[str, str], **overrides: str) -> setup.Run:
 def test_a_config_of_a_large_encoder_on_224_pixels_can_take_its_first_step(name, images):
   more = {'train.microbatch': '8'} if 'microbatches' in name else {}
   of = built(images, ENCODERS[name], **more)
-  assert of.sources['train'].image_shape == (224, 224, 3)
+  assert of.sources['train'].input_shape == (224, 224, 3)
   of.check()
 
 
