@@ -55,16 +55,18 @@ class Reporter:
       self._progress = Progress(total, start)
     self._log_every, self._total, self._batch_size = log_every, total, batch_size
     self._waited, self._last_good = waited, last_good
-    self._lap, self._seen = (time.monotonic(), start, 0.0), start
+    self._start, self._seen, self._lap = start, start, (time.monotonic(), start, 0.0)
     self._rates: dict[str, float] = {}
 
   def step(self, step: int, metrics: Mapping[str, jax.Array]):
-    """Reports the metrics of a step, which may still be under way on the devices.
+    """Reports the metrics of a step, which may still be under way on the devices; the first, which waits for the
+    compiler, is left out of the next rates.
 
     Raises:
       NonFinite: the loss, the norm of the gradient or that of the parameters after the step is not finite.
     """
-    self._seen, values = step, {k: float(v) for k, v in jax.device_get(metrics).items()}
+    values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+    first, self._seen = self._seen == self._start, step
     broken = [k for k in ('loss', 'grad_norm', 'param_norm') if not math.isfinite(values.get(k, 0.0))]
     if broken:
       self._writer.write(step, values)
@@ -77,6 +79,8 @@ class Reporter:
       self._rates = self._measure(step)
       self._writer.write(step, values | self._rates)
     self._progress.update(step, values | self._rates)
+    if first:
+      self.pause()
 
   def _measure(self, step: int) -> dict[str, float]:
     (then, since, waited), now = self._lap, (time.monotonic(), step, self._waited())
