@@ -1,6 +1,7 @@
 """PixContrast (Xie et al., 2021): a cell of a feature map finds a teacher's cells at its place of the image.
 
-Settings are those of `configs/ssl/pix_pro.py`, but for the batch norm of the head, which negatives make needless.
+Settings are those of `configs/ssl/pix_pro.py`, but for the batch norm of the head, which negatives make needless; the
+paper's setting, `:imagenet`, has it all the same.
 
 python -m contrastive_jax.train --config=configs/ssl/pix_contrast.py --workdir=runs/pix_contrast
 """

@@ -41,6 +41,8 @@ def place(box, shape: tuple[int, int], mirror) -> Box:
   """Where a crop (top, left, height, width; pixels) lies in an image of `shape`: x1, y1, x2, y2, shares of its sides.
 
   x1 > x2 where it is mirrored, so that from the first corner to the second is from the view's first pixel to its last.
+  Corners are those of pixels, so crops side by side share an edge. The code of PixPro (Xie et al., 2021) takes the
+  indices of the outermost pixels instead, over the side less one pixel.
   """
   top, left, height, width = (jnp.asarray(side, jnp.float32) for side in box)
   x1, x2 = left / shape[1], (left + width) / shape[1]

@@ -48,6 +48,12 @@ def fit(apart: Float[np.ndarray, 'r n d'], preferred: Bool[np.ndarray, 'r n'], l
   return theta
 
 
+def _pairs(rng: np.random.Generator, rows: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+  """Random pairs of different rows: a row and itself would always be told right."""
+  first, second = rng.integers(len(rows), size=(2, *shape))
+  return rows[first], rows[np.where(second == first, second + 1, second) % len(rows)]
+
+
 def make(
   *,
   numbers: tuple[int, ...] = NUMBERS,
@@ -94,7 +100,7 @@ def make(
     even, odd = np.arange(0, len(truth), 2), np.arange(1, len(truth), 2)
 
     def drawn(rows, count):
-      first, second = rng.choice(rows, (2, rewards, count))
+      first, second = _pairs(rng, rows, (rewards, count))
       better = np.einsum('rnk,rk->rn', truth[first] - truth[second], weights) > 0
       return phi[first] - phi[second], better
 

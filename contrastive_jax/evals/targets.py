@@ -27,9 +27,13 @@ FITTED_ON = ('train', 'halves')
 _HOLD = 5  # one row in so many chooses the strength
 
 
+def _mean(x, weight):
+  return jnp.matmul(weight, x, precision='highest') / weight.sum()
+
+
 def _standard(x, weight):
-  mean = weight @ x / weight.sum()
-  std = jnp.sqrt(weight @ jnp.square(x - mean) / weight.sum())
+  mean = _mean(x, weight)
+  std = jnp.sqrt(_mean(jnp.square(x - mean), weight))
   return mean, jnp.where(std > 1e-5 * (1 + jnp.abs(mean)), std, jnp.inf)  # what never changes tells nothing
 
 
@@ -40,7 +44,7 @@ def predict(
   """Predictions for new rows of the ridge regression that is fitted on the kept rows."""
   weight = keep.astype(jnp.float32)
   mean, std = _standard(x, weight)
-  middle = weight @ y / weight.sum()
+  middle = _mean(y, weight)
   scaled = (x - mean) / std
   gram = jnp.matmul(scaled.T * weight, scaled, precision='highest') / weight.sum()
   cross = jnp.matmul(scaled.T * weight, y - middle, precision='highest') / weight.sum()

@@ -73,7 +73,7 @@ def mmd_rbf(x: Float[Array, 'b d'], y: Float[Array, 'b d']) -> Float[Array, '']:
   width = jnp.maximum(width, jnp.finfo(width.dtype).tiny * 2**8)
   kernel = sum((jnp.exp(-squares / (2.0**power * width)) for power in _KERNELS), jnp.zeros(()))
   sign = jnp.where(jnp.arange(count) < len(x), 1.0, -1.0)
-  return sign @ kernel @ sign / len(x) ** 2
+  return jnp.matmul(jnp.matmul(sign, kernel, precision='highest'), sign, precision='highest') / len(x) ** 2
 
 
 def local_info_nce(

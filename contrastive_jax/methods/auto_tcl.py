@@ -9,6 +9,7 @@ discrepancy are of their maxima over time, h is the chance that a step is kept. 
 objective takes the other's parameters as constants, so the metric `loss` is of both. `config.optimiser.every`,
 (('augmenter/.*', n),), trains the augmenter in every nth step, at the same parameters of the encoder; the paper's code
 takes the augmenter's step first. `config.optimiser.rates` sets its learning rate. A `clip_norm` would couple the two.
+That code also hides every step of x and of v from the encoder by a fair coin while the encoder is trained; not so here.
 
 Source: Zheng et al., 2024, "Parametric Augmentation for Time Series Contrastive Learning", and AslanDing/AutoTCL.
 """
@@ -23,7 +24,7 @@ import jax.numpy as jnp
 from contrastive_jax import losses
 from contrastive_jax.memory import ema
 from contrastive_jax.methods import towers
-from contrastive_jax.methods.base import Method, Output, example_keys, unchanged
+from contrastive_jax.methods.base import Info, Method, Output, example_keys, unchanged
 from contrastive_jax.models import augmenter
 from contrastive_jax.models.encoder import Encoder
 from contrastive_jax.types import Refusal, nearest
@@ -36,7 +37,7 @@ GLOSSARY = {
   'kept': 'mean over steps of the chance, summed over features, by which the augmenter means to keep them',
   'roughness': 'mean roughness of these chances, which the augmenter lowers',
 }
-AUGMENTATIONS = ('learned', 'views')
+AUGMENTATIONS = {'learned': 1, 'views': 2}  # and how many views each is of
 READ = ('last', 'pooled')
 # Chances in place of their logits go into the mask; only the first series of a batch has segments; `as_released` of
 # `losses.mask_roughness`.
@@ -167,7 +168,7 @@ def _embedding(tower: towers.Tower, averaged: bool, read: str):
   return embed
 
 
-def _check(augmentation: str, read: str, released: tuple[str, ...], **weights: float):
+def _check(info: Info, augmentation: str, read: str, released: tuple[str, ...], **weights: float):
   chosen = [('augmentation', augmentation, AUGMENTATIONS), ('read', read, READ)]
   for name, value, known in chosen + [('released', each, RELEASED) for each in released]:
     if value not in known:
@@ -175,6 +176,11 @@ def _check(augmentation: str, read: str, released: tuple[str, ...], **weights: f
   for name, weight in weights.items():
     if not weight >= 0:
       raise Refusal(f'config.method.{name} must be at least 0, but it is {weight}')
+  if info.num_views != AUGMENTATIONS[augmentation]:
+    raise Refusal(
+      f"config.method.augmentation='{augmentation}' needs config.data.num_views={AUGMENTATIONS[augmentation]}, but "
+      f'there is config.data.num_views={info.num_views}'
+    )
 
 
 def _init(tower: towers.Tower, network: Callable[..., Encoder] | None, averaged: bool):
@@ -199,6 +205,7 @@ def _average(params, state, *, step):
 
 def make(
   encoder: Encoder,
+  info: Info,
   *,
   augmentation: str = 'learned',
   temperature: float = 1.0,
@@ -221,6 +228,7 @@ def make(
 
   Args:
     encoder: one with a map of every step; pooling is the maximum, whatever its own.
+    info: of the run: how many views there are.
     augmentation: 'learned', or 'views': no augmenter, and the second view of the batch is v.
     temperature: of the contrast, which is of series among augmentations alone.
     local_weight: w.
@@ -232,17 +240,17 @@ def make(
     stretch: at both ends, where the paper's code has the lower one alone.
     bias: of the draws.
     rounded: masks of zeros and ones.
-    augmenter_width: of the augmenter's steps.
+    augmenter_width: of the augmenter's steps in all blocks; the paper's code has 64 in those before the last.
     augmenter_depth: of its blocks besides the last.
     averaged: evaluators see the mean of the encoder's parameters after all steps so far.
     read: what evaluators see as features: of the 'last' step, from which to forecast, or 'pooled' over time.
     released: which oddities of the paper's code to have, of `RELEASED`.
 
   Raises:
-    Refusal: an encoder without a map; an unknown choice; a weight below 0; by the first step, segments or options of
-      the mask out of range, and one view where the second is the augmentation.
+    Refusal: an encoder without a map; an unknown choice; a weight below 0; another number of views than one, or two
+      where the second is the augmentation; by the first step, segments or options of the mask out of range.
   """
-  _check(augmentation, read, released, local_weight=local_weight, sparsity=sparsity, roughness=roughness)
+  _check(info, augmentation, read, released, local_weight=local_weight, sparsity=sparsity, roughness=roughness)
   tower, network = _tower(encoder), functools.partial(augmenter.of_series, width=augmenter_width, depth=augmenter_depth)
   network()  # refuses sizes
   mask = Mask(mask_temperature, stretch, bias, rounded, 'sigmoid_logits' in released)

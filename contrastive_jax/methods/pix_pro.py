@@ -92,13 +92,13 @@ def make(
 
   Raises:
     Refusal: an encoder without a map; views that do not tell where they were cut; fewer than two; a predictor of
-      another width than the head; a threshold, a gamma <= 0, a weight < 0; a momentum outside [0, 1].
+      another width than the head; a threshold, gamma or scale <= 0, a weight < 0; a momentum outside [0, 1].
 
   Source: Xie et al., 2021, section 3.2 and 3.3, and the code, zdaxie/PixPro.
   """
   ema.check_momentum(momentum)
-  cells.check_positive(threshold=threshold, gamma=gamma)
-  if instance_weight < 0:
+  cells.check_positive(threshold=threshold, gamma=gamma, scale=scale)
+  if not instance_weight >= 0:
     raise Refusal(f'config.method.instance_weight must be at least 0, but it is {instance_weight}')
   student, teacher = _towers(encoder, head, predictor, instance_weight > 0)
   init, encode = _branches(student, teacher, gamma, instance_weight > 0)

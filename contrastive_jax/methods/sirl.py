@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from contrastive_jax import losses
 from contrastive_jax.methods import towers
-from contrastive_jax.methods.base import Method, Output
+from contrastive_jax.methods.base import Info, Method, Output
 from contrastive_jax.models.encoder import Encoder
 from contrastive_jax.types import VIEW, Refusal
 
@@ -12,7 +12,7 @@ GLOSSARY = {'agreement': 'share of queries of which the encoder, too, has the tw
 _OTHERS = ('partner', 'odd')
 
 
-def make(encoder: Encoder, *, margin: float = 1.0) -> Method:
+def make(encoder: Encoder, info: Info, *, margin: float = 1.0) -> Method:
   """A method of one encoder, of which the loss and evaluators see the output itself, not scaled to unit norm.
 
   Batches are queries: view 0 is one of the two that are alike, the raw field `partner` the other, `odd` the third.
@@ -20,13 +20,16 @@ def make(encoder: Encoder, *, margin: float = 1.0) -> Method:
 
   Args:
     encoder: trajectories to embeddings; about as wide as the features that people look at.
+    info: of the run: how many views there are.
     margin: of `losses.similarity_query`.
 
   Raises:
-    Refusal: by the first step, for data without queries and for a negative margin.
+    Refusal: several views; by the first step, for data without queries and for a negative margin.
 
   Source: Bobu et al., 2023.
   """
+  if info.num_views != 1:
+    raise Refusal(f'queries are of three examples: config.data.num_views=1 is needed, but it is {info.num_views}')
   tower = towers.stack(encoder=encoder)
 
   def init(key, batch):

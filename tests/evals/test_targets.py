@@ -64,6 +64,19 @@ def test_the_strength_is_chosen_by_held_out_rows():
   assert error[1e-4, 1.0] == error[1.0,] < error[1e-4,]
 
 
+def test_no_backend_may_round_the_products_of_the_regression():
+  x, y = (np.float32(each) for each in linear(1, 30))
+  text = targets.predict.lower(x, y, np.ones(30, bool), x, 0.1).as_text()
+  products = [line for line in text.splitlines() if 'dot_general' in line]
+  assert len(products) >= 6 and all('precision = [HIGHEST, HIGHEST]' in line for line in products)
+
+
+def test_no_row_is_compared_with_itself():
+  y = np.random.default_rng(0).standard_normal((4, 3))  # two rows to predict
+  scores = preferences.make(rewards=200).run(embed_of((y, y), (np.ones((4, 2)), y)))
+  assert abs(scores['preferences/accuracy@100'] - 0.5) < 0.05  # what never changes tells nothing
+
+
 def test_preferences_are_told_by_the_features_and_not_by_noise():
   _, y = linear(2, 400)
   rng = np.random.default_rng(3)

@@ -196,6 +196,7 @@ def test_fixed_augmentations_take_the_second_view_and_have_no_augmenter():
     ({'method.segments': '30'}, 'from 4 to the 24 steps'),
     ({'method.stretch': '-0.1'}, 'stretch must be at least 0'),
     ({'encoder.name': 'mlp'}, 'features of every step'),
+    ({'data.num_views': '2'}, 'num_views=2'),
     ({'method.augmentation': 'views', 'optimiser.rates': '()', 'optimiser.every': '()'}, 'num_views=1'),
   ],
 )

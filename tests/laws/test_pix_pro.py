@@ -120,9 +120,11 @@ def test_a_teacher_starts_as_its_student_gets_no_gradient_and_then_follows_it(na
   assert set(teacher['params']) == parts
   assert all(tiny.same_bits(teacher['params'][part], before.params[part]) for part in parts)
   moved = jax.tree.map(lambda x: x + 1, state.params)
-  _, after = of.method.update(moved, state.state, step=jnp.int32(0))
-  want = jax.tree.map(lambda t: t + 0.01, teacher['params'])
-  assert tiny.distance(after['teacher']['params'], want) < 1e-5
+  assert of.info.total_steps == 2
+  for step, follows in ((0, 0.01), (1, 0.005), (2, 0.0)):  # along half a cosine
+    _, after = of.method.update(moved, state.state, step=jnp.int32(step))
+    apart = jax.tree.map(np.subtract, jax.device_get(after['teacher']['params']), teacher['params'])
+    np.testing.assert_allclose(np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(apart)]), follows, atol=1e-6)
 
 
 def test_keys_get_no_gradient():
@@ -176,6 +178,7 @@ def test_micro_batches_have_the_gradient_of_the_batch_where_no_norm_mixes_exampl
     ('pix_pro', dict(method__threshold='0.0'), r'config\.method\.threshold must be > 0'),
     ('pix_pro', dict(method__gamma='-1.0'), r'config\.method\.gamma must be > 0'),
     ('pix_pro', dict(method__instance_weight='-1.0'), 'instance_weight must be at least 0'),
+    ('pix_pro', dict(method__scale='-4.0'), r'config\.method\.scale must be > 0'),
     ('pix_contrast', dict(method__temperature='0.0'), 'temperature must be > 0'),
     ('pix_contrast', dict(method__momentum='1.5'), 'momentum must be from 0 to 1'),
   ],

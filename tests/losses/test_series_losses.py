@@ -44,6 +44,12 @@ def test_mmd_equals_its_definition_and_is_zero_of_a_batch_and_itself():
   assert np.isfinite(jax.grad(lambda x: losses.mmd_rbf(x, x * 0))(x * 0)).all()
 
 
+def test_no_backend_may_round_the_products_of_mmd():
+  text = jax.jit(losses.mmd_rbf).lower(normal(7, 4), normal(7, 4, seed=1)).as_text()
+  products = [line for line in text.splitlines() if 'dot_general' in line]
+  assert products and all('precision = [HIGHEST, HIGHEST]' in line for line in products)
+
+
 def test_masks_lie_between_zero_and_one_with_mass_at_both_ends():
   logits = jnp.zeros(20_000)
   mask = losses.hard_concrete(logits, jax.random.key(0), stretch=0.2)
