@@ -29,6 +29,7 @@ from experiments import runs
 HERE = pathlib.Path(__file__).parent
 SEEDS = (0, 1, 2, 3, 4)
 STAGES = 3
+BLOCKS = [*(f'stage {s + 1}' for s in range(STAGES)), 'all stages']
 LABELS = {'base': 'garment', 'pasted': 'digit'}
 METHODS = {'MCL, 10 clusters': 10, 'without clusters': 1}
 TRAIN, TEST = 8000, 4000
@@ -63,7 +64,7 @@ def probes(path: pathlib.Path) -> dict[str, dict[str, float]]:
     run = serve.build(config, data(label), path)
     embed = run.embedder.at(*serve.restore(run, path)[:2])
     width = embed('train').features.shape[1] // STAGES
-    blocks = {f'stage {s + 1}': slice(s * width, (s + 1) * width) for s in range(STAGES)} | {'all stages': slice(None)}
+    blocks = dict(zip(BLOCKS, [*(slice(s * width, (s + 1) * width) for s in range(STAGES)), slice(None)], strict=True))
     for block, columns in blocks.items():
       probe = linear.make(strengths=STRENGTHS).run(Columns(embed, columns))
       found.setdefault(block, {})[name] = probe['linear/accuracy']
@@ -116,11 +117,40 @@ def measure(clusters: int, seed: int, epochs: int) -> dict[str, dict[str, float]
   return found
 
 
+def floor(seed: int, epochs: int) -> dict[str, float]:
+  """Accuracies of the encoder before training, by label."""
+  path = folder(1, seed, epochs)
+  record = path / 'floor.json'
+  if record.exists():
+    return json.loads(record.read_text())
+  found = {}
+  for label, name in LABELS.items():
+    config = resolve.load(str(path), {'data.source.label': label})
+    run = serve.build(config, data(label), path)
+    embed = run.floors(run.fresh())['random encoder']
+    width = embed('train').features.shape[1] // STAGES
+    found[name] = linear.make(strengths=STRENGTHS).run(Columns(embed, slice(width)))['linear/accuracy']
+  workdir.write_json(record, found)
+  return found
+
+
+def gains(found: dict[str, list[dict]]) -> str:
+  """What clusters add, seed by seed: mean and standard deviation in points, and in how many seeds it is a gain."""
+  lines = ['| points that clusters add | ' + ' | '.join(LABELS.values()) + ' |', '|---|--:|--:|']
+  for block in BLOCKS:
+    cells = []
+    for name in LABELS.values():
+      with_, without = (np.array([each[block][name] for each in found[method]]) for method in METHODS)
+      cells.append(f'{runs.spread(100 * (with_ - without), 1)} ({(with_ > without).sum()} of {len(SEEDS)})')
+    lines.append(f'| {block} | ' + ' | '.join(cells) + ' |')
+  return '\n'.join(lines) + '\n'
+
+
 def table(found: dict[str, list[dict]]) -> str:
   """Mean and standard deviation over seeds, in percent, as Markdown."""
   lines = ['| training | features | ' + ' | '.join(LABELS.values()) + ' |', '|---|---|--:|--:|']
   for method, scores in found.items():
-    for block in scores[0]:
+    for block in (each for each in BLOCKS if each in scores[0]):
       cells = [runs.spread(100 * np.array([each[block][name] for each in scores]), 1) for name in LABELS.values()]
       lines.append(f'| {method} | {block} | ' + ' | '.join(cells) + ' |')
   return '\n'.join(lines) + '\n'
@@ -140,8 +170,8 @@ def draw(found: dict[str, list[dict]]) -> plt.Figure:
   figure, panels = plt.subplots(1, len(LABELS), figsize=(9, 3.4), layout='constrained')
   for panel, name in zip(panels, LABELS.values(), strict=True):
     for method, scores in found.items():
-      values = np.array([[100 * each[block][name] for block in scores[0]] for each in scores])
-      panel.errorbar(list(scores[0]), values.mean(0), values.std(0, ddof=1), marker='o', capsize=3, label=method)
+      values = np.array([[100 * each[block][name] for block in BLOCKS] for each in scores])
+      panel.errorbar(BLOCKS, values.mean(0), values.std(0, ddof=1), marker='o', capsize=3, label=method)
     panel.set(title=name, ylabel='linear probe, %')
   panels[0].legend()
   return figure
@@ -153,8 +183,9 @@ def main():
   parser.add_argument('--epochs', type=int, default=9, help='of all stages together')
   epochs = parser.parse_args().epochs
   found = {method: [measure(clusters, seed, epochs) for seed in SEEDS] for method, clusters in METHODS.items()}
+  untrained = {'before training': [{'stage 1': floor(seed, epochs)} for seed in SEEDS]}
   of_rows = {method: [used(clusters, seed, epochs) for seed in SEEDS] for method, clusters in METHODS.items()}
-  text = table(found) + '\n' + shares(of_rows)
+  text = '\n'.join([table(found | untrained), gains(found), shares(of_rows)])
   print(text)
   (HERE / 'mcl.md').write_text(text)
   draw(found).savefig(HERE / 'mcl.png', dpi=120)
