@@ -1,5 +1,6 @@
 """A first-in first-out bank of embeddings."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ class Queue(NamedTuple):
 
   values: Float[Array, 'q d']
   head: Int[Array, '']
+  labels: Mapping[str, Int[Array, ' q']]  # by name what else is kept of each embedding, none without `labelled`
 
 
 def check_size(size: int):
@@ -25,18 +27,28 @@ def check_size(size: int):
 def init(key: Key[Array, ''], size: int, features: int) -> Queue:
   """A queue of random unit vectors, as its sources fill it before the first step."""
   values = jax.random.normal(key, (size, features))
-  return Queue(values / jnp.linalg.norm(values, axis=-1, keepdims=True), jnp.zeros((), jnp.int32))
+  return Queue(values / jnp.linalg.norm(values, axis=-1, keepdims=True), jnp.zeros((), jnp.int32), {})
 
 
-def push(queue: Queue, values: Float[Array, 'b d']) -> Queue:
-  """The queue with the oldest b embeddings replaced by these, in order; they get no gradient.
+def labelled(queue: Queue, *names: str) -> Queue:
+  """The queue with labels of these names, -1 of all that it holds: the random vectors are of no class."""
+  return queue._replace(labels={name: jnp.full(len(queue.values), -1, jnp.int32) for name in names})
+
+
+def push(queue: Queue, values: Float[Array, 'b d'], **labels: Int[Array, ' b']) -> Queue:
+  """The queue with the oldest b embeddings replaced by these, in order, with their labels; they get no gradient.
 
   Raises:
     Refusal: more embeddings than the queue holds.
+    ValueError: labels of other names than the queue's.
   """
   size, count = len(queue.values), len(values)
   if count > size:
     raise Refusal(f'config.method.queue_size={size} must hold the keys of a batch, but they are {count}')
   at = (queue.head + jnp.arange(count)) % size
-  stopped = jax.lax.stop_gradient(values).astype(queue.values.dtype)
-  return Queue(queue.values.at[at].set(stopped), (queue.head + count) % size)
+
+  def put(old, new):
+    return old.at[at].set(jax.lax.stop_gradient(new).astype(old.dtype))
+
+  kept = jax.tree.map(put, (queue.values, queue.labels), (values, labels))
+  return Queue(kept[0], (queue.head + count) % size, kept[1])

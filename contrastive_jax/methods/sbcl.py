@@ -8,8 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from contrastive_jax import losses
-from contrastive_jax.memory import clusters
-from contrastive_jax.methods import towers
+from contrastive_jax.methods import subclassing, towers
 from contrastive_jax.methods.base import Info, Method, Output
 from contrastive_jax.models.encoder import Encoder
 from contrastive_jax.types import Refusal
@@ -19,13 +18,6 @@ GLOSSARY = {
   'same_subclass': 'mean number of other examples of the batch that are of the subclass of an example',
   'class_temperature': 'mean over the batch of the temperatures of the term of the whole class',
 }
-
-
-def subclass_counts(label: Int[np.ndarray, ' n'], classes: int, least: int) -> tuple[int, ...]:
-  r"""How many subclasses each class has: :math:`\max(1, \lfloor n_c / \max(\min n, M) \rfloor)`, or 0 without rows."""
-  sizes = np.bincount(label[label >= 0], minlength=classes)
-  size = max(sizes[sizes > 0].min(), least)
-  return tuple(int(max(1, n // size)) if n else 0 for n in sizes)
 
 
 @functools.partial(jax.jit, static_argnames='classes')
@@ -49,36 +41,22 @@ def class_scales(
   return np.where(np.asarray(counts) > 1, clipped / clipped[there].mean(), 1).astype(np.float32)
 
 
-def _check(info: Info, warmup_epochs: int, every_epochs: int, subclass_size: int, percentile: float, of_class):
-  if not info.num_classes:
-    raise Refusal('sbcl splits classes, but the data set names none')
-  if warmup_epochs < 1 or every_epochs < 1 or subclass_size < 1 or not 0 <= percentile <= 50:
-    raise Refusal(
-      'config.method.warmup_epochs, every_epochs and subclass_size must be at least 1 and percentile from 0 to 50, but '
-      f'they are {warmup_epochs}, {every_epochs}, {subclass_size} and {percentile}'
-    )
+def _scaling(info: Info, percentile: float):
+  """What a refresh makes besides subclasses."""
+
+  def scales(projection, label, counts):
+    spread = np.asarray(_spread(projection, label, classes=info.num_classes))
+    return {'class_scale': jnp.asarray(class_scales(spread, counts, percentile))}
+
+  return scales
+
+
+def _check(stages: subclassing.Stages, beta: float, percentile: float, of_class: float | None):
+  subclassing.check(stages, beta)
+  if not 0 <= percentile <= 50:
+    raise Refusal(f'config.method.percentile must be from 0 to 50, but it is {percentile}')
   if of_class is not None and not of_class > 0:
     raise Refusal(f'config.method.class_temperature must be positive, or None for one a class, but it is {of_class}')
-
-
-def _refresh(info: Info, warmup_epochs: int, every_epochs: int, subclass_size: int, percentile: float):
-  """The `refresh` slot: k-means by cosines inside each class."""
-
-  def refresh(params, state, embed_all, *, key, step):
-    del params
-    epoch = int(step) // info.steps_per_epoch
-    if epoch < warmup_epochs or (epoch - warmup_epochs) % every_epochs or int(step) >= info.total_steps:
-      return state
-    train = embed_all('train')
-    label = np.asarray(train.label, np.int32)
-    counts = subclass_counts(label, info.num_classes, subclass_size)
-    options = dict(num_clusters=counts, groups=label, key=key, spherical=True)
-    subclass = clusters.kmeans(jnp.asarray(train.projection), **options).labels
-    spread = np.asarray(_spread(jnp.asarray(train.projection), label, classes=info.num_classes))
-    scale = jnp.asarray(class_scales(spread, counts, percentile))
-    return {**state, 'per_sample': {'subclass': subclass}, 'class_scale': scale}
-
-  return refresh
 
 
 def _objective(warm_up: int, temperature, class_temperature, base_temperature, beta: float, own_views: bool, folding):
@@ -92,8 +70,7 @@ def _objective(warm_up: int, temperature, class_temperature, base_temperature, b
     of_base = None if base_temperature is None else jnp.where(started, base_temperature, temperature)
     split = dict(beta=jnp.where(started, beta, 0.0), class_temperature=of_class, own_views=own_views)
     values = losses.sbcl(z, label, subclass, temperature=temperature, base_temperature=of_base, **split, **folding)
-    ordered = jnp.sort(subclass)
-    same = jnp.searchsorted(ordered, subclass, side='right') - jnp.searchsorted(ordered, subclass) - 1
+    same = jnp.maximum(subclassing.members(subclass, subclass) - 1, 0)
     metrics = {
       'positive_similarity': (z[0] * z[-1]).sum(-1).mean(),
       'same_subclass': same.mean(dtype=values.dtype),
@@ -148,19 +125,19 @@ def make(
 
   Source: Hou et al., 2023, with the constants of its code for CIFAR.
   """
-  _check(info, warmup_epochs, every_epochs, subclass_size, percentile, class_temperature)
+  stages = subclassing.Stages(info, subclass_size, warmup_epochs, every_epochs)
+  _check(stages, beta, percentile, class_temperature)
   tower = towers.stack(encoder=encoder, head=head)
 
   def init(key, batch):
     params, stats = tower.init(key, batch['view_0'])
-    subclass = jnp.full(info.num_examples, -1, jnp.int32)
-    return params, {'stats': stats, 'per_sample': {'subclass': subclass}, 'class_scale': jnp.ones(info.num_classes)}
+    return params, {'stats': stats, 'per_sample': subclassing.fresh(info), 'class_scale': jnp.ones(info.num_classes)}
 
   def encode(params, state, batch, *, key, step, train):
     (_, g), stats = towers.of_views(tower, params, state['stats'], batch, key=key, train=train)
     return {'g': g}, {**state, 'stats': stats}
 
-  warm_up, folding = warmup_epochs * info.steps_per_epoch, dict(fold=fold, precision=precision)
-  loss = _objective(warm_up, temperature, class_temperature, base_temperature, beta, own_views, folding)
-  refresh = _refresh(info, warmup_epochs, every_epochs, subclass_size, percentile)
+  folding = dict(fold=fold, precision=precision)
+  loss = _objective(stages.first_step, temperature, class_temperature, base_temperature, beta, own_views, folding)
+  refresh = subclassing.refreshing(stages, _scaling(info, percentile))
   return Method(init, encode, loss, towers.embedding(tower), refresh=refresh, per_example=tower.per_example)

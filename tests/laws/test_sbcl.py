@@ -10,7 +10,7 @@ import tiny
 
 from contrastive_jax import losses
 from contrastive_jax.engine import resolve
-from contrastive_jax.methods import sbcl
+from contrastive_jax.methods import sbcl, subclassing
 from contrastive_jax.types import Embedded, Refusal
 
 NAME = 'ssl/sbcl'
@@ -18,10 +18,10 @@ NAME = 'ssl/sbcl'
 
 def test_subclasses_are_about_as_large_as_the_rarest_class_or_the_least_size():
   label = np.repeat([0, 1, 3, -1], [143, 57, 14, 30])
-  assert sbcl.subclass_counts(label, 4, 10) == (10, 4, 0, 1)
-  assert sbcl.subclass_counts(label, 4, 20) == (7, 2, 0, 1)
+  assert subclassing.subclass_counts(label, 4, 10) == (10, 4, 0, 1)
+  assert subclassing.subclass_counts(label, 4, 20) == (7, 2, 0, 1)
   for sizes in ((500, 300, 20), (1000, 999, 5)):
-    counts = sbcl.subclass_counts(np.repeat(np.arange(3), sizes), 3, 10)
+    counts = subclassing.subclass_counts(np.repeat(np.arange(3), sizes), 3, 10)
     each = np.array(sizes) / counts
     assert (each[np.array(counts) > 1] < 2 * max(min(sizes), 10)).all()
 
@@ -71,7 +71,7 @@ def test_every_subclass_is_of_one_class_and_there_are_as_many_as_the_sizes_ask_f
   of, state = run(), tiny.fresh(run())
   label = of.sources['train'].read(np.arange(of.info.num_examples))['label']
   subclass = np.asarray(refreshed(state, 1)['per_sample']['subclass'])
-  counts = sbcl.subclass_counts(label, 10, 10)
+  counts = subclassing.subclass_counts(label, 10, 10)
   found = [len(np.unique(subclass[label == c])) for c in range(10)]
   assert tuple(found) == counts
   assert max(counts) >= 10 and min(counts) == 1
@@ -124,10 +124,14 @@ def test_data_without_classes_and_numbers_out_of_range_are_refused():
   of = run()
   with pytest.raises(Refusal, match='names none'):
     sbcl.make(None, None, of.info._replace(num_classes=0))
-  with pytest.raises(Refusal, match='percentile from 0 to 50'):
+  with pytest.raises(Refusal, match='percentile must be from 0 to 50, but it is 60'):
     sbcl.make(None, None, of.info, percentile=60.0)
   with pytest.raises(Refusal, match='class_temperature must be positive, or None for one a class'):
     sbcl.make(None, None, of.info, class_temperature=0.0)
+  with pytest.raises(Refusal, match=r'config\.method\.beta must be at least 0, but it is -0\.1'):
+    sbcl.make(None, None, of.info, beta=-0.1)
+  with pytest.raises(Refusal, match='must be at least 1, but they are 10, 0 and 10'):
+    sbcl.make(None, None, of.info, warmup_epochs=0)
 
 
 def test_rows_without_a_label_are_in_no_subclass():

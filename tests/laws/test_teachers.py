@@ -46,7 +46,7 @@ def test_the_regression_of_cosines_lies_in_its_range(name, low, high):
 
 
 @pytest.mark.turns(3)
-@pytest.mark.parametrize('name', ['byol', 'moco_v3', 'moco_v2'])
+@pytest.mark.parametrize('name', ['byol', 'moco_v3', 'moco_v2', 'sbcl_moco'])
 def test_a_teacher_starts_as_its_student_and_then_follows_it(name):
   _, before, after, _ = stepped(f'ssl/{name}', method__momentum='0.9')
   teacher = before.state['teacher']
@@ -84,7 +84,7 @@ def test_targets_get_no_gradient():
 
 
 @pytest.mark.turns(2)
-@pytest.mark.parametrize('name', ['moco_v2', 'nnclr'])
+@pytest.mark.parametrize('name', ['moco_v2', 'nnclr', 'sbcl_moco'])
 def test_the_queue_takes_the_embeddings_of_a_step_after_its_loss(name):
   of, before, after, _ = stepped(f'ssl/{name}', method__queue_size='48')
   first, then = before.state['queue'], after.state['queue']

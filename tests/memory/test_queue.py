@@ -22,6 +22,27 @@ def test_a_queue_holds_the_last_keys_in_order(size):
   np.testing.assert_array_equal(np.asarray(bank.values)[order, 0], np.arange(20 - size, 20))
 
 
+def test_labels_go_in_and_out_with_their_keys():
+  bank = queue.labelled(queue.init(jax.random.key(0), 7, 3), 'class', 'row')
+  assert (bank.labels['class'] == -1).all()
+  for step in range(3):
+    row = jnp.arange(4 * step, 4 * step + 4)
+    bank = queue.push(bank, rows(4 * step, 4), **{'class': row % 3, 'row': row})
+    filled = np.asarray(bank.labels['row']) >= 0
+    np.testing.assert_array_equal(bank.labels['row'][filled], bank.values[filled, 0])
+  assert filled.all()
+  np.testing.assert_array_equal(bank.labels['class'], bank.labels['row'] % 3)
+  assert bank.labels['row'].dtype == jnp.int32
+
+
+def test_a_key_without_the_labels_of_the_queue_does_not_go_in():
+  bank = queue.labelled(queue.init(jax.random.key(0), 7, 3), 'class')
+  with pytest.raises(ValueError, match='class'):
+    queue.push(bank, rows(0, 4), row=jnp.arange(4))
+  with pytest.raises(ValueError, match='class'):
+    queue.push(bank, rows(0, 4))
+
+
 def test_a_fresh_queue_holds_unit_vectors_of_its_key():
   bank = queue.init(jax.random.key(1), 16, 3)
   np.testing.assert_allclose(jnp.linalg.norm(bank.values, axis=1), 1, rtol=1e-6)
