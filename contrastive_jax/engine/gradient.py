@@ -3,6 +3,7 @@
 Gradient accumulation is not offered: the loss of a micro-batch has only the negatives of that micro-batch.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -124,7 +125,8 @@ def cached(method_of: Callable[[Numbers], Method], expand: Callable, *, microbat
   def embed(train_state, raw, m):
     return encode(train_state.params, train_state, raw, m)
 
-  @jax.jit
+  # Parameters that the loss does not see have zeros, which the compiler would split like anything of their shape.
+  @functools.partial(jax.jit, out_shardings=(None, NamedSharding(mesh, P()), None))
   def of_loss(train_state: TrainState, raw, pieces):
     method, seed, step = method_of(train_state.numbers), train_state.numbers['seed'], train_state.step
     key, rest = step_keys(seed, step).loss, without_inputs(expand(raw, seed, step))  # views are compiled away
