@@ -1,6 +1,5 @@
 """Runs of a study: trained by the package as a user would, kept in a folder, read again where they are finished."""
 
-import json
 import pathlib
 from typing import Any, NamedTuple
 
@@ -47,12 +46,7 @@ def _fit(config: str, path: pathlib.Path, overrides) -> tuple[setup.Run, dict[st
 
 def _compiled(config, run: setup.Run) -> setup.Run:
   """The run with what an earlier one has compiled that differs in numbers alone, which are inputs of its step."""
-  rest = json.loads(config.to_json())
-  del rest['seed']
-  for path in setup.NUMBERS:
-    section, key = path.split('.')
-    rest[section].pop(key, None)
-  first = _COMPILED.setdefault(json.dumps(rest, sort_keys=True), run)
+  first = _COMPILED.setdefault(setup.program(config), run)
   return run._replace(step=first.step, embedder=first.embedder.of_seed(run.seed))
 
 

@@ -133,10 +133,9 @@ def _built(run: Run, sources: dict) -> setup.Run:
 
 def alike(found: Sequence[Run]) -> list[list[Run]]:
   """Groups of runs that differ in the seed and in numbers that a compiled step takes as inputs alone."""
-  groups: dict[tuple, list[Run]] = {}
+  groups: dict[str, list[Run]] = {}
   for run in found:
-    same = tuple(item for item in sorted(run.overrides.items()) if item[0] not in ('seed', *setup.NUMBERS))
-    groups.setdefault((run.config, same), []).append(run)
+    groups.setdefault(setup.program(resolve.load(run.config, run.overrides)), []).append(run)
   return list(groups.values())
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import json
 import math
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
@@ -156,13 +157,26 @@ def numbers(config) -> dict[str, np.generic]:
   return found
 
 
+def program(config) -> str:
+  """A config as text without what its step reads as inputs: runs of one text can share a compiled step."""
+  rest = json.loads(config.to_json())
+  for path in numbers(config):
+    *section, key = path.split('.')
+    (rest[section[0]] if section else rest)[key] = 'input'
+  return json.dumps(rest, sort_keys=True)
+
+
 def _with_numbers(section, name: str, numbers: state.Numbers):
   """A section as a dict in which the given numbers stand in for its own."""
   return {**section, **{k: numbers[f'{name}.{k}'] for k in section if f'{name}.{k}' in numbers}}
 
 
 def _recipes(config, info: Info) -> state.Recipes:
+  own = numbers(config).keys()
+
   def recipe(numbers: state.Numbers) -> state.Recipe:
+    if numbers and numbers.keys() != own:  # the config's own value would silently stand for one that is missing
+      raise ValueError(f'a step that reads {sorted(own)} was given a train state of {sorted(numbers)}')
     section = _with_numbers(config.schedule, 'schedule', numbers)
     schedule = resolve.build(section, 'schedule', info.total_steps, config.data.batch_size)
     optimiser = resolve.build(config.optimiser, 'optimiser', schedule)

@@ -12,15 +12,24 @@ ROOT = pathlib.Path(__file__).parents[2]
 TINY = f'--config={ROOT}/configs/ssl/simclr.py:tiny'
 
 
-def run(**overrides):
+def run(config='ssl/simclr', **overrides):
   texts = {key.replace('__', '.'): value for key, value in overrides.items()}
-  return Run(','.join(texts.values()), 'x.py', texts, {}, 2)
+  return Run(','.join(texts.values()), f'{ROOT}/configs/{config}.py:tiny', texts, {}, 2)
 
 
 def test_runs_are_grouped_that_differ_in_seed_temperature_and_rate_alone():
   runs = [run(seed=s, method__temperature=t, data__num_views=v) for v in '23' for t in ('.1', '.2') for s in '01']
   groups = definition.alike(runs)
   assert [[each.overrides['data.num_views'] for each in group] for group in groups] == [['2'] * 4, ['3'] * 4]
+
+
+def test_a_run_without_a_number_is_not_grouped_with_one_that_has_it():
+  runs = [run('ssl/amcl', method__temperature=t) for t in ('None', '0.1', '0.2')] + [run('ssl/amcl')]
+  groups = definition.alike(runs)
+  assert [[each.overrides.get('method.temperature') for each in group] for group in groups] == [
+    ['None', None],
+    ['0.1', '0.2'],
+  ]
 
 
 def test_a_dry_run_prints_one_command_a_group(tmp_path, capsys, monkeypatch):

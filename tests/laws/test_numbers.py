@@ -36,6 +36,12 @@ def test_a_number_given_as_an_input_counts_as_one_written_into_the_program(other
   assert (float(other_found['loss']), float(other_found['lr'])) != (float(found['loss']), float(found['lr']))
 
 
+def test_a_step_refuses_the_state_of_a_run_with_other_inputs():
+  of, without = (tiny.run('ssl/amcl', method__temperature=t) for t in ('0.2', 'None'))
+  with pytest.raises(ValueError, match=r"reads \['method.temperature', .* given a train state of \['schedule"):
+    of.step(tiny.fresh(without), tiny.batches(without, 1)[0])
+
+
 def test_parameters_and_views_differ_from_seed_to_seed():
   one, other = tiny.run(NAME), tiny.run(NAME, seed='5')
   assert tiny.distance(tiny.fresh(one).params, tiny.fresh(other).params) > 0.1
