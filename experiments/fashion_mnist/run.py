@@ -7,7 +7,7 @@ Trains nine methods on the 60,000 training images, without labels, with one reci
 section and networks. Scores the features on all 10,000 test images with a linear probe and 20 nearest neighbours, both
 given 1,000 labelled training images of each class, beside the pixels and the same encoder before training; and their
 effective rank, which falls towards 1 where a method collapses. Writes a table and a figure beside this file. Runs are
-kept in runs/fashion_mnist: the same command goes on where it was interrupted. Some 40 minutes on one CPU core; the
+kept in runs/fashion_mnist: the same command goes on where it was interrupted. Some 60 minutes on one busy CPU core; the
 second command is for a GPU.
 """
 
@@ -121,7 +121,7 @@ def draw(found: dict[str, list[dict]]) -> plt.Figure:
     panel.set_yticks(range(len(names)), names)
     panel.invert_yaxis()
     panel.set_xlabel(SCORES[key])
-  panels[0].legend(fontsize=8)
+  figure.legend(*panels[0].get_legend_handles_labels(), loc='outside lower center', ncols=len(FLOORS))
   return figure
 
 
