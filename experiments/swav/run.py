@@ -4,7 +4,7 @@
 
 Trains SwAV (two views; with four small views too; with a queue too) and NT-Xent on digits at two batch sizes, and
 writes a table and a figure beside this file. Runs are kept in runs/swav: the same command goes on where it was
-interrupted. Some 25 minutes on two CPU cores. `--setting=cifar10` is for a GPU.
+interrupted. Some 20 minutes of one CPU core. `--setting=cifar10` is for a GPU.
 
 Source of the claims: Caron et al., 2020, "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments".
 """
