@@ -1,7 +1,5 @@
 """`sep_clr`: a common and a salient head, on instances of a background and of a target set (contrastive analysis)."""
 
-from collections.abc import Callable
-
 import jax.numpy as jnp
 
 from contrastive_jax import losses
@@ -54,37 +52,13 @@ def make(
 
   Source: Louiset et al., 2024, "Separating common from salient patterns with Contrastive Representation Learning".
   """
-  options = dict(
-    variance=variance, salient_weight=salient_weight, background_weight=background_weight, joint_weight=joint_weight
-  )
-
-  def values(c, s, target, batch):
-    return losses.sep_clr(c, s, target, **options, fold=fold, precision=precision)
-
-  return separated(encoder, head, head, info, values, background=background, space=space)
-
-
-def separated(
-  encoder: Encoder, common: Encoder, salient: Encoder, info: Info, values: Callable, *, background, space: str
-) -> Method:
-  """A method of two heads on instances of two sets.
-
-  Args:
-    encoder: backbone.
-    common: head, whose output is scaled to unit norm.
-    salient: head.
-    info: of the run: classes.
-    values: `(c, s, target, batch) -> [B]`, of the outputs `[V, B, d]` of the heads and which instances are targets.
-    background: as of `make`.
-    space: as of `make`.
-
-  Raises:
-    Refusal: an unknown space; a background of no, all or unknown labels.
-  """
   if space not in SPACES:
     raise Refusal(f"unknown space '{space}'{nearest(str(space), SPACES)}")
   _check_background(background, info.num_classes)
-  tower = forked.fork(encoder, {'head': common, 'salient': salient})
+  tower = forked.fork(encoder, {'head': head, 'salient': head})
+  options = dict(
+    variance=variance, salient_weight=salient_weight, background_weight=background_weight, joint_weight=joint_weight
+  )
 
   def init(key, batch):
     params, stats = tower.init(key, batch['view_0'])
@@ -98,7 +72,8 @@ def separated(
     c, s = (jnp.swapaxes(features[name], 0, 1) for name in ('common', 'salient'))
     c = losses.unit(c)
     target = (batch['label'][:, None] != jnp.array(background, jnp.int32)).all(1)
-    return Output(values(c, s, target, batch).mean(), state, _metrics(c, s, target))
+    values = losses.sep_clr(c, s, target, **options, fold=fold, precision=precision)
+    return Output(values.mean(), state, _metrics(c, s, target))
 
   return Method(init, encode, loss, _embedding(tower, space), per_example=tower.per_example)
 

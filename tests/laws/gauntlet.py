@@ -111,7 +111,6 @@ def _positional(name: str, size: int, other: int, views: int, random) -> dict[st
       'phi_y': lambda: unit_rows(random, size, 3),
       'phi_queue': lambda: unit_rows(random, other, 3),
       'gates': lambda: random.uniform(0.1, 0.9, (size, 5)).astype(np.float32),
-      'attributes': lambda: random.uniform(0, 1, (size, 5)).astype(np.float32),
       **{view: lambda: unit_rows(random, views, size, 5) for view in VIEWS},
     }
     assert key in makers, f'the laws cannot make the parameter {key} of losses.{name}'

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from contrastive_jax import losses
 
 EMBEDDINGS = ('x', 'y', 't', 'negatives', 'queue', 'proxies', *gauntlet.VIEWS)
-EMBEDDINGS += ('gates', 'attributes', 'phi_x', 'phi_y', 'phi_queue')
+EMBEDDINGS += ('gates', 'phi_x', 'phi_y', 'phi_queue')
 # Where no positives exist these still have something to say: every pair is a negative.
 WITHOUT_POSITIVES = {'sbcl', 'sbcl_queue', 'sigmoid'}
 # These return the new rows of their memory beside the values.

@@ -71,66 +71,12 @@ def test_a_background_of_nothing_of_everything_or_of_what_is_not_there_is_refuse
     tiny.run('ssl/sep_clr', method__background=background)
 
 
-@pytest.mark.parametrize('name', ['sep_clr', 'sep_clr_supervised'])
 @pytest.mark.parametrize('setting', ['small', 'fashion_mnist', 'cifar10', 'imagenet', 'tiny'])
-def test_no_norm_ends_the_heads_of_sep_clr_and_a_quarter_of_the_classes_at_least_are_on_each_side(setting, name):
-  config = resolve.load(f'{tiny.ROOT}/configs/ssl/{name}.py:{setting}')
+def test_no_norm_ends_the_heads_of_sep_clr_and_a_quarter_of_the_classes_at_least_are_on_each_side(setting):
+  config = resolve.load(f'{tiny.ROOT}/configs/ssl/sep_clr.py:{setting}')
   assert (config.head.norm_last, config.head.features) == (False, 32)
-  assert not config.get('predictor', {}).get('norm_last', False)
   share = len(config.method.background) / (1000 if setting == 'imagenet' else 10)
   assert 0.25 <= share <= 0.75
-
-
-# --- SepCLR with attributes ---
-
-SUPERVISED = 'sep_clr_supervised'
-# Digits on digits, half of them: what is pasted, and what it is pasted on.
-PASTED = dict(data__source__name='composite', data__source__base='digits', data__source__pasted_size='4')
-PASTED |= dict(data__source__label='pasted', data__source__pasted_share='0.5', method__background='(-1,)')
-BOTH = dict(method__attributes="('label_pasted', 'label_base')", predictor__features='2')
-BOTH |= dict(method__width='(1e-5, 0.05)', method__background_width='(1.0, 0.05)')
-
-
-def test_the_attribute_of_digits_is_their_class_and_the_salient_head_learns_from_the_first_view():
-  of, params, state, batch = method(SUPERVISED)  # digits 0 to 4 are the background
-  made = features(of, params, state, batch)
-  c, s = (jnp.swapaxes(made[name], 0, 1) for name in ('common', 'salient'))
-  assert (c.shape[2], s.shape[2]) == (32, 1)
-  label = batch['label']
-  wanted = losses.sep_clr_supervised(
-    losses.unit(c), s[:1], jnp.float32(label)[:, None], label >= 5, width=1e-5, background_width=1.0
-  )
-  assert value(of, params, state, made, batch) == pytest.approx(float(wanted.mean()), rel=1e-5)
-  second = {**made, 'salient': made['salient'].at[:, 1].add(1.0)}
-  assert value(of, params, state, second, batch) == value(of, params, state, made, batch)
-
-
-def test_fields_of_the_data_are_attributes_side_by_side():
-  of, params, state, batch = method(SUPERVISED, **PASTED, **BOTH)
-  made = features(of, params, state, batch)
-  c, s = (jnp.swapaxes(made[name], 0, 1) for name in ('common', 'salient'))
-  target = batch['label_pasted'] >= 0
-  assert 0 < int(target.sum()) < len(target)
-  y = jnp.stack([batch['label_pasted'], batch['label_base']], axis=1).astype(jnp.float32)
-  widths = dict(width=(1e-5, 0.05), background_width=(1.0, 0.05))
-  wanted = losses.sep_clr_supervised(losses.unit(c), s[:1], y, target, **widths).mean()
-  assert value(of, params, state, made, batch) == pytest.approx(float(wanted), rel=1e-5)
-
-
-@pytest.mark.parametrize(
-  ('options', 'said'),
-  [
-    (dict(method__attributes="('lable',)"), "no field 'lable' for config.method.attributes; did you mean 'label'"),
-    (dict(method__attributes='()'), 'config.method.attributes must name a field'),
-    (dict(predictor__features='2'), 'for each of the 2 salient coordinates'),
-    (dict(method__width='(1e-5, 1e-5)'), 'width must be one number or one for each of the 1 attributes'),
-    (dict(method__space='saliant'), "unknown space 'saliant'"),
-    (dict(method__background='()'), r'some but not all of the labels from -1 \(none\) to 9'),
-  ],
-)
-def test_attributes_that_do_not_fit_are_refused_before_the_first_step(options, said):
-  with pytest.raises(Refusal, match=said):
-    tiny.run(f'ssl/{SUPERVISED}', **options).check()
 
 
 # --- Hydra ---
