@@ -4,7 +4,7 @@
 
 Trains NT-Xent, DCL, DCLW and SogCLR on digits with batches of 32 to 1,024 examples for as many epochs each, the
 learning rate scaled by the root of the batch, and writes a table and a figure beside this file. Runs are kept in
-runs/batch_size: the same command goes on where it was interrupted. Some 50 minutes on two CPU cores.
+runs/batch_size: the same command goes on where it was interrupted. Some 50 minutes of one CPU core.
 `--setting=cifar10` is for a GPU.
 
 Source of the claims: Yeh et al., 2022 (DCL, DCLW); Yuan et al., 2022 (SogCLR): they lose less at small batches.
@@ -76,7 +76,7 @@ def draw(found):
     panel.set(xscale='log', xlabel='batch', title=label)
     panel.set_xticks(BATCHES, map(str, BATCHES))
     panel.minorticks_off()
-  panels[0].legend()
+  figure.legend(*panels[0].get_legend_handles_labels(), loc='outside lower center', ncols=len(METHODS))
   figure.savefig(HERE / 'batch_size.png', dpi=120)
 
 
