@@ -144,16 +144,22 @@ def _from_draws(x, groups, key, *, counts, iterations, tolerance, restarts, sphe
   return best._replace(centroids=best.centroids + mean)
 
 
-# --- the nearest centroid: as `similarity.top(1)`, but two sweeps of a tile instead of a sort, and positions alone ---
+# --- the nearest centroid: as `similarity.top(1)`, but no sort of a tile, and positions alone ---
 
 _NOWHERE = jnp.iinfo(jnp.int32).max
+_PART = 64  # at most; of this many columns a CPU finds the place of the largest in no time
 
 
 def _lift(values, keep, axis, others, bound):
-  kept = values if keep is None else jnp.where(keep, values, -jnp.inf)
-  best = kept.max(axis)
-  hits = (kept == jnp.expand_dims(best, axis)) & ~jnp.isneginf(jnp.expand_dims(best, axis))
-  return best, jnp.where(hits, jnp.expand_dims(others.position, 1 - axis), _NOWHERE).min(axis)
+  kept = jnp.moveaxis(values if keep is None else jnp.where(keep, values, -jnp.inf), axis, 1)
+  rows, columns = kept.shape
+  part = max(size for size in range(1, _PART + 1) if columns % size == 0)
+  # One sweep for the largest of every part; then only the first part that holds the largest of all is looked at again.
+  parts = kept.reshape(rows, columns // part, part)
+  first = parts.max(2).argmax(1)
+  found = jnp.take_along_axis(parts, first[:, None, None], 1)[:, 0]
+  best = found.max(1)
+  return best, jnp.where(best > -jnp.inf, others.position[first * part + found.argmax(1)], _NOWHERE)
 
 
 def _merge(a, b):

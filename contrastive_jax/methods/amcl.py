@@ -90,7 +90,7 @@ def _networks(tower: towers.Tower, predictor: Encoder | None):
     return params, {'stats': stats}
 
   def encode(params, state, batch, *, key, step, train):
-    (_, *outputs), stats = towers.of_views(tower, params, state['stats'], batch, key=key, train=train)
+    (_, *outputs), stats = towers.of_crops(tower, params, state['stats'], batch, key=key, train=train)
     z = losses.unit(jnp.stack(outputs, axis=2))
     if predictor is None:
       return {'z': z}, {**state, 'stats': stats}

@@ -91,7 +91,7 @@ def make(
 
   def encode(params, state, batch, *, key, step, train):
     own = {name: state['stats'][name] for name in tower.names}
-    (h, g), stats = towers.of_views(tower, params, own, batch, key=key, train=train)
+    (h, g), stats = towers.of_crops(tower, params, own, batch, key=key, train=train)
     return {'h': h, 'g': g}, {**state, 'stats': {**state['stats'], **stats}}
 
   init = _init(tower, predictor, info, class_width=class_width, gated=gate != 'none')

@@ -1,12 +1,14 @@
 """`nnclr`: the nearest neighbour of one view among earlier embeddings finds the other view (NNCLR)."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from contrastive_jax import losses
 from contrastive_jax.memory import queue
 from contrastive_jax.methods import towers
-from contrastive_jax.methods.base import Method, Output
+from contrastive_jax.methods.base import Info, Method, Output
 from contrastive_jax.models.encoder import Encoder
 from contrastive_jax.similarity import Similarity, top
 
@@ -16,10 +18,17 @@ GLOSSARY = {
 }
 
 
+def _nearest(z, bank, **folding):
+  """The nearest neighbours of rows in a bank, and their mean cosine."""
+  ((found, at),), _ = Similarity({'z': z}, {'z': bank}, **folding).reduce([top(1)])
+  return bank[at[:, 0]], found.mean()
+
+
 def make(
   encoder: Encoder,
   head: Encoder,
   predictor: Encoder,
+  info: Info,
   *,
   temperature: float = 0.1,
   queue_size: int = 98304,
@@ -28,15 +37,17 @@ def make(
 ) -> Method:
   r"""NNCLR: positives are the nearest neighbours of a view in a queue of earlier embeddings, the support set.
 
-  .. math:: \mathcal{L} = \frac{1}{V(V-1)} \sum_{v \ne w} \mathrm{mean} \;
+  .. math:: \mathcal{L} = \frac{1}{V(V+S-1)} \sum_{v \le V} \sum_{w \ne v} \mathrm{mean} \;
             \mathrm{InfoNCE} \big( \mathrm{nn}(z_v) \to p_w \big)
 
-  Neighbours get no gradient; p are the predictions. The first view's projections go into the queue after the loss.
+  Neighbours get no gradient and are of the V views; p are the predictions, of S small views too. The
+  first view's projections go into the queue after the loss.
 
   Args:
     encoder: backbone.
     head: projection head.
     predictor: its output is as wide as the head's.
+    info: of the run: its views.
     temperature: divides similarities.
     queue_size: embeddings that are kept; at least a batch.
     fold: as of `pair`.
@@ -49,6 +60,7 @@ def make(
   """
   queue.check_size(queue_size)
   tower = towers.stack(encoder=encoder, head=head, predictor=predictor)
+  folding = dict(fold=fold, precision=precision)
 
   def init(key, batch):
     of_tower, of_queue = jax.random.split(key)
@@ -57,21 +69,17 @@ def make(
     return params, {'stats': stats, 'queue': queue.init(of_queue, queue_size, g.shape[1])}
 
   def encode(params, state, batch, *, key, step, train):
-    (_, g, p), stats = towers.of_views(tower, params, state['stats'], batch, key=key, train=train)
-    return {'prediction': p, 'projection': jax.lax.stop_gradient(g)}, {**state, 'stats': stats}
-
-  def nearest(z, bank):
-    ((found, at),), _ = Similarity({'z': z}, {'z': bank}, fold=fold, precision=precision).reduce([top(1)])
-    return bank[at[:, 0]], found.mean()
+    (_, g, p), stats = towers.of_crops(tower, params, state['stats'], batch, key=key, train=train)
+    return {'prediction': p, 'projection': jax.lax.stop_gradient(g[:, : info.num_views])}, {**state, 'stats': stats}
 
   def loss(params, state, features, batch, *, key, step):
     p, z, pairs = towers.compared(features['prediction'], features['projection'])
-    neighbours, near = zip(*(nearest(each, state['queue'].values) for each in z), strict=True)
-    options = dict(temperature=temperature, fold=fold, precision=precision)
-    value = jnp.stack([losses.info_nce(neighbours[v], p[w], **options).mean() for v, w in pairs]).mean()
+    neighbours, near = jax.lax.map(functools.partial(_nearest, bank=state['queue'].values, **folding), z)
+    of_sides = functools.partial(losses.info_nce, temperature=temperature, **folding)
+    value = towers.mean_of_pairs(lambda query, neighbour: of_sides(neighbour, query), p, neighbours, pairs)
     metrics = {
-      'positive_similarity': jnp.stack([(neighbours[v] * p[w]).sum(-1).mean() for v, w in pairs]).mean(),
-      'neighbour_similarity': jnp.stack(near).mean(),
+      'positive_similarity': jnp.stack([(p[v] * neighbours[w]).sum(-1).mean() for v, w in pairs]).mean(),
+      'neighbour_similarity': near.mean(),
     }
     return Output(value, {**state, 'queue': queue.push(state['queue'], z[0])}, metrics)
 

@@ -1,5 +1,6 @@
 """`pair`: views -> encoder -> head -> a loss of `contrastive_jax.losses`. About half of all methods are its configs."""
 
+import functools
 import inspect
 
 import jax
@@ -33,6 +34,14 @@ def _partition(key, instances: int, features: int):
   return jax.random.permutation(key, instances)[: instances // size * size].reshape(-1, size)
 
 
+def _read(of_arrays, arguments: list[str], params, batch, key, g):
+  """The loss of these crops `[V, B, D]`."""
+  if 'x' in arguments and 'y' not in arguments:  # of one side: every crop is a row
+    g, batch = g.reshape(1, -1, g.shape[2]), {'label': jnp.tile(batch['label'], len(g))}
+  given = {name: read(g, batch, key) for name, read in _ARGUMENTS.items() if name in arguments}
+  return of_arrays(**given, **{name: params[name] for name in arguments if name == 'proxies'})
+
+
 def _proxies(key, tower: towers.Tower, params, stats, batch, info: Info):
   """A random vector for each class, as wide as the head's output."""
   if not info.num_classes:
@@ -61,10 +70,11 @@ def make(
   Args:
     encoder: backbone; its output is what evaluators probe.
     head: projection head; the loss sees its output, scaled to unit norm where the loss expects that.
-    info: of the run: how many classes there are.
-    loss: name of a public loss over views (`nt_xent`, `sup_con`, `decoupled`, `mv_dhel`, ...) or over two sides, which
-      are then the first two views. `sup_con` and others read `label`; `arcface` and others learn a proxy for each class
-      (`params['proxies']`); `w_mse` gets random sub-batches of twice as many instances as features.
+    info: of the run: its views, how many classes there are.
+    loss: name of a public loss over views (`nt_xent`, `sup_con`, `decoupled`, `mv_dhel`, ...), of which small views are
+      further ones, or over two sides: then it is the mean over all pairs of a view and a later view or small one.
+      `sup_con` and others read `label`; `arcface` and others learn a proxy for each class (`params['proxies']`);
+      `w_mse` gets random sub-batches of twice as many instances as features.
     fold: 'auto' or a fold of `contrastive_jax.losses`.
     precision: of the similarities' products: None (float32), 'bfloat16', 'bfloat16_3x'.
     **hyper: the loss's hyper-parameters, e.g. `temperature`.
@@ -85,18 +95,20 @@ def make(
     return params, {'stats': stats}
 
   def encode(params, state, batch, *, key, step, train):
-    (_, g), stats = towers.of_views(tower, params, state['stats'], batch, key=key, train=train)
+    (_, g), stats = towers.of_crops(tower, params, state['stats'], batch, key=key, train=train)
     return {'g': g}, {**state, 'stats': stats}
 
   def objective_of_batch(params, state, features, batch, *, key, step):
     g = jnp.swapaxes(features['g'], 0, 1)
     if len(g) < sides:
       raise Refusal(f"loss '{loss}' takes {sides} views, but config.data.num_views={len(g)}")
-    if 'x' in arguments and 'y' not in arguments:  # rows of one side: every view is one
-      g, batch = g.reshape(1, -1, g.shape[2]), {'label': jnp.tile(batch['label'], len(g))}
-    given = {name: read(g, batch, key) for name, read in _ARGUMENTS.items() if name in arguments}
-    values = of_arrays(**given, **{name: params[name] for name in arguments if name == 'proxies'})
     similarity = (losses.unit(g[0]) * losses.unit(g[-1])).sum(-1).mean()
-    return Output(values.mean(), state, {'positive_similarity': similarity})
+    of_rows = functools.partial(_read, of_arrays, arguments, params, batch, key)
+    if sides == 2:
+      pairs = [(v, w) for v in range(info.num_views) for w in range(v + 1, len(g))]
+      value = towers.mean_of_pairs(lambda a, b: of_rows(jnp.stack([a, b])), g, g, pairs)
+    else:
+      value = of_rows(g).mean()
+    return Output(value, state, {'positive_similarity': similarity})
 
   return Method(init, encode, objective_of_batch, towers.embedding(tower), per_example=tower.per_example)

@@ -134,7 +134,7 @@ def make(
     return params, {'stats': stats, 'per_sample': subclassing.fresh(info), 'class_scale': jnp.ones(info.num_classes)}
 
   def encode(params, state, batch, *, key, step, train):
-    (_, g), stats = towers.of_views(tower, params, state['stats'], batch, key=key, train=train)
+    (_, g), stats = towers.of_crops(tower, params, state['stats'], batch, key=key, train=train)
     return {'g': g}, {**state, 'stats': stats}
 
   folding = dict(fold=fold, precision=precision)

@@ -9,7 +9,6 @@ With k the own key of the query q and Q the queue; M: k and the keys of Q of the
 of its class; N: the keys of other classes.
 """
 
-import jax
 import jax.numpy as jnp
 
 from contrastive_jax import losses
@@ -28,15 +27,16 @@ def _objective(warm_up: int, beta: float, options: dict):
   """The `loss` slot: SupCon against the queue for `warm_up` steps, then SBCL."""
 
   def loss(params, state, features, batch, *, key, step):
-    q, k = losses.unit(features['query']), jax.lax.stop_gradient(losses.unit(features['key']))
+    q, positive, k = moco.sides(features)
     bank, started = state['queue'], step >= warm_up
     label, subclass = batch['label'], state['per_sample']['subclass'][batch['index']]
     classes, parts = bank.labels['class'], bank.labels['subclass']
     own, of_queue = jnp.where(started, subclass, label), jnp.where(started, parts, classes)
+    of_query = [jnp.repeat(x, len(q) // len(k)) for x in (label, own)]
     weight = jnp.where(started, beta, 0.0)
-    values = losses.sbcl_queue(q, k, bank.values, label, own, classes, of_queue, beta=weight, **options)
+    values = losses.sbcl_queue(q, positive, bank.values, *of_query, classes, of_queue, beta=weight, **options)
     metrics = {
-      'positive_similarity': (q * k).sum(-1).mean(),
+      'positive_similarity': (q * positive).sum(-1).mean(),
       'same_subclass': subclassing.members(own, of_queue).mean(dtype=values.dtype),
     }
     bank = queue.push(bank, k, **{'class': label, 'subclass': subclass})
@@ -95,7 +95,7 @@ def make(
   """
   stages = subclassing.Stages(info, subclass_size, warmup_epochs, every_epochs)
   subclassing.check(stages, beta)
-  host = moco.make(encoder, head, momentum=momentum, queue_size=queue_size)
+  host = moco.make(encoder, head, info, momentum=momentum, queue_size=queue_size)
 
   def init(key, batch):
     params, state = host.init(key, batch)

@@ -65,7 +65,7 @@ def make(
     return params, {'stats': stats}
 
   def encode(params, state, batch, *, key, step, train):
-    (_, c, s), stats = towers.of_views(tower, params, state['stats'], batch, key=key, train=train)
+    (_, c, s), stats = towers.of_crops(tower, params, state['stats'], batch, key=key, train=train)
     return {'common': c, 'salient': s}, {**state, 'stats': stats}
 
   def loss(params, state, features, batch, *, key, step):

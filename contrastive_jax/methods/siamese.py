@@ -24,8 +24,8 @@ def options(*, loss: str = 'normalized_mse', **_) -> dict[str, inspect.Parameter
   return objective.options(loss, _LOSSES)
 
 
-def _branches(student: towers.Tower, teacher: towers.Tower | None):
-  """The `init` and `encode` slots: predictions of the student, targets of the teacher or, without one, of itself."""
+def _branches(student: towers.Tower, teacher: towers.Tower | None, views: int):
+  """The `init` and `encode` slots: the student predicts from all crops the views' targets, a teacher's or its own."""
 
   def init(key, batch):
     params, stats = student.init(key, batch['view_0'])
@@ -33,21 +33,21 @@ def _branches(student: towers.Tower, teacher: towers.Tower | None):
     return params, {'stats': stats, **taught}
 
   def encode(params, state, batch, *, key, step, train):
-    (_, g, p), stats = towers.of_views(student, params, state['stats'], batch, key=key, train=train)
+    (_, g, p), stats = towers.of_crops(student, params, state['stats'], batch, key=key, train=train)
     state = {**state, 'stats': stats}
     if teacher is not None:
       (_, g), state['teacher'] = towers.taught(teacher, state['teacher'], batch, key=key, train=train)
-    return {'prediction': p, 'target': jax.lax.stop_gradient(g)}, state
+    return {'prediction': p, 'target': jax.lax.stop_gradient(g[:, :views])}, state
 
   return init, encode
 
 
 def _regression(of_sides, scale: float):
-  """The `loss` slot: every view's prediction against the targets of the other views."""
+  """The `loss` slot: every crop's prediction against the targets of the other views."""
 
   def of_batch(params, state, features, batch, *, key, step):
     p, k, pairs = towers.compared(features['prediction'], features['target'])
-    value = jnp.stack([of_sides(p[v], k[w]).mean() for v, w in pairs]).mean()
+    value = towers.mean_of_pairs(of_sides, p, k, pairs)
     metrics = {
       'positive_similarity': jnp.stack([(p[v] * k[w]).sum(-1).mean() for v, w in pairs]).mean(),
       'target_spread': k.std(1).mean() * k.shape[2] ** 0.5,
@@ -72,17 +72,18 @@ def make(
 ) -> Method:
   r"""A student with a predictor, and targets that get no gradient: a teacher's projections, or the student's own.
 
-  .. math:: \mathcal{L} = \frac{c}{V(V-1)} \sum_{v \ne w} \mathrm{mean} \; \ell \big( p_v, \mathrm{stop}(k_w) \big)
+  .. math:: \mathcal{L} = \frac{c}{V(V+S-1)} \sum_{w \le V} \sum_{v \ne w} \mathrm{mean} \;
+            \ell \big( p_v, \mathrm{stop}(k_w) \big)
 
-  With p the student's predictions and k the projections of the teacher, an exponential moving average of the student's
-  encoder and head. BYOL: the defaults. MoCo v3: loss='info_nce', scale = 4 temperature. SimSiam: momentum=None,
-  scale=0.5.
+  With p the student's predictions of V views and S small ones, and k the projections of the views by the teacher, an
+  exponential moving average of the student's encoder and head. BYOL: the defaults. MoCo v3: loss='info_nce', scale = 4
+  temperature. SimSiam: momentum=None, scale=0.5.
 
   Args:
     encoder: backbone; the student's is what evaluators probe.
     head: projection head.
     predictor: of the student alone; its output is as wide as the head's.
-    info: of the run: the momentum rises to 1 over its steps.
+    info: of the run: its views; the momentum rises to 1 over its steps.
     loss: of two sides, x the predictions and y the targets, both of unit norm.
     momentum: of the teacher at the first step; rises to 1 along half a cosine. None: no teacher.
     scale: c; 2 is the sum over both orders of two views.
@@ -101,7 +102,7 @@ def make(
     ema.check_momentum(momentum)
   student = towers.stack(encoder=encoder, head=head, predictor=predictor)
   teacher = None if momentum is None else towers.stack(encoder=encoder, head=head)
-  init, encode = _branches(student, teacher)
+  init, encode = _branches(student, teacher, info.num_views)
 
   def update(params, state, *, step):
     rising = None if momentum is None else ema.cosine_momentum(momentum, step, info.total_steps)

@@ -60,7 +60,7 @@ def make(
     return params, {'stats': stats}
 
   def encode(params, state, batch, *, key, step, train):
-    (_, g), stats = towers.of_views(tower, params, state['stats'], batch, key=key, train=train)
+    (_, g), stats = towers.of_crops(tower, params, state['stats'], batch, key=key, train=train)
     return {'g': g}, {**state, 'stats': stats}
 
   def of_batch(params, state, features, batch, *, key, step):

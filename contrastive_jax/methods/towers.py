@@ -1,6 +1,5 @@
 """Networks one after another, as one; and a batch's views through them."""
 
-import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -74,15 +73,17 @@ def of_views(
   return _side_by_side(tower, params, stats, [batch[f'{VIEW}{v}'] for v in views], keys, train)
 
 
-def of_crops(tower: Tower, params: Params, stats: State, batch: Batch, *, key, train: bool):
-  """Every view and then every small view of every example through a tower: outputs `[B, V + S, d]`, and statistics.
+def of_crops(
+  tower: Tower, params: Params, stats: State, batch: Batch, *, key, train: bool, views: tuple[int, ...] | None = None
+):
+  """Every view (or these) and then every small view through a tower: outputs `[B, V + S, d]`, and the statistics.
 
   As `of_views`, once for each size; so a batch norm sees the views of one size together.
 
   Raises:
     Refusal: an encoder that takes images of one size.
   """
-  of_large, stats = of_views(tower, params, stats, _without_small(batch), key=key, train=train)
+  of_large, stats = of_views(tower, params, stats, _without_small(batch), key=key, train=train, views=views)
   small = [batch[f'{SMALL_VIEW}{s}'] for s in range(sum(name.startswith(SMALL_VIEW) for name in batch))]
   if not small:
     return of_large, stats
@@ -134,16 +135,27 @@ def followed(state: State, params: Params, momentum) -> State:
   return {**state, 'teacher': {**teacher, 'params': ema.follow(teacher['params'], params, momentum)}}
 
 
-def compared(prediction: Float[Array, 'b v d'], target: Float[Array, 'b v d']):
-  """Unit-norm predictions and targets `[V, B, d]`, targets as constants, and the ordered pairs of different views.
+def compared(prediction: Float[Array, 'b p d'], target: Float[Array, 'b v d']):
+  """Unit-norm predictions `[P, B, d]` of all crops and targets `[V, B, d]` of the views, targets as constants.
+
+  And the pairs `(p, v)` of a crop and another that is a view: small views are told, but tell nothing, as in SwAV.
 
   Raises:
     Refusal: fewer than two views; a predictor of another width than the head.
   """
-  views, wide, needed = prediction.shape[1], prediction.shape[2], target.shape[2]
+  crops, wide = prediction.shape[1:]
+  views, needed = target.shape[1:]
   if views < 2:
     raise Refusal(f'the method compares 2 views of an example, but config.data.num_views={views}')
   if wide != needed:
     raise Refusal(f'the predictor must be as wide as the head ({needed}), but it is {wide} wide')
   p, k = (jnp.swapaxes(losses.unit(x), 0, 1) for x in (prediction, target))
-  return p, jax.lax.stop_gradient(k), list(itertools.permutations(range(views), 2))
+  return p, jax.lax.stop_gradient(k), [(v, w) for v in range(crops) for w in range(views) if v != w]
+
+
+def mean_of_pairs(of_sides: Callable, x: Float[Array, 'p b d'], y: Float[Array, 'v b d'], pairs) -> Float[Array, '']:
+  """The mean of a loss of two sides over pairs `(v, w)` of `x[v]` and `y[w]`, compiled once for all of them."""
+  sides = jnp.stack([x[v] for v, _ in pairs]), jnp.stack([y[w] for _, w in pairs])
+  if len(pairs) == 1:
+    return of_sides(sides[0][0], sides[1][0]).mean()
+  return jax.lax.map(lambda pair: of_sides(*pair).mean(), sides).mean()

@@ -54,7 +54,7 @@ def case():
   labels = {'class': jnp.asarray(labels_of_all()[rows]).at[-3:].set(-1), 'subclass': subclass.at[-9:].set(-1)}
   state = {**after, 'queue': after['queue']._replace(values=unit_rows(1, SIZE), labels=labels)}
   (batch,) = tiny.batches(of, 1)
-  features = {'query': 3 * unit_rows(2, of.batch_size), 'key': 2 * unit_rows(3, of.batch_size)}
+  features = {'query': 3 * unit_rows(2, of.batch_size)[:, None], 'key': 2 * unit_rows(3, of.batch_size)}
   return state, features, batch
 
 
@@ -73,7 +73,7 @@ def first_step() -> int:
 def by_hand(own, of_queue, **options):
   """`losses.sbcl_queue` of the case with these subclasses."""
   state, features, batch = case()
-  q, k = (losses.unit(features[side]) for side in ('query', 'key'))
+  q, k = losses.unit(features['query'][:, 0]), losses.unit(features['key'])
   bank = state['queue']
   return losses.sbcl_queue(q, k, bank.values, batch['label'], own, bank.labels['class'], of_queue, **options).mean()
 
@@ -94,7 +94,7 @@ def test_the_loss_of_a_step_is_that_of_the_queue_with_the_subclasses_of_the_quer
 def sup_con_with_queue(tau: float) -> float:
   """By loops: positives are the own key and the keys of the queue of the query's class, candidates all of them."""
   state, features, batch = case()
-  q, k = (np.float64(losses.unit(features[side])) for side in ('query', 'key'))
+  q, k = (np.float64(losses.unit(side)) for side in (features['query'][:, 0], features['key']))
   keys, of_keys, label = np.float64(state['queue'].values), state['queue'].labels['class'], batch['label']
   values = []
   for i in range(len(q)):
@@ -181,7 +181,7 @@ def test_keys_and_queue_get_no_gradient_and_parameters_are_the_students_alone():
 
   of_features = jax.grad(of_both)(features, state['queue'].values)
   assert (of_features['key'] == 0).all()
-  assert (jnp.abs(of_features['query']).max(1) > 0).all()
+  assert (jnp.abs(of_features['query']).max(2) > 0).all()
   assert set(fresh().params) == {'encoder', 'head'}
   assert set(fresh().state['teacher']['params']) == {'encoder', 'head'}
 

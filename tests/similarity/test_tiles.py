@@ -43,9 +43,15 @@ def test_the_rectangle_serves_rows_and_columns_with_each_tile_once():
   assert sorted(pairs[0]) == [(b, a) for b in range(4) for a in range(3)]
 
 
-@pytest.mark.parametrize(('n', 'limit', 'size'), [(10, 4, 4), (9, 4, 3), (8, 4, 4), (3, 100, 3), (1025, 1024, 513)])
+@pytest.mark.parametrize(
+  ('n', 'limit', 'size'), [(10, 4, 4), (9, 4, 3), (8, 4, 4), (3, 100, 3), (1025, 1024, 513), (4097, 1024, 820)]
+)
 def test_tiles_are_as_equal_as_the_limit_allows(n, limit, size):
   assert tiles.tile_size(n, limit) == size
+
+
+def test_tiles_that_need_no_padding_are_taken_where_they_are_hardly_smaller():
+  assert [tiles.tile_size(n, 1024) for n in (60_000, 50_000, 1026)] == [1000, 1000, 513]
 
 
 def test_untiled_is_the_inverse_of_tiled_and_padding_is_not_real():
