@@ -1,5 +1,7 @@
 """ArcFace (Deng et al., 2019): the cross-entropy of cosines with class proxies, an angle as margin.
 
+`:imagenet`: scale 64 and margin 0.5, as the paper has them for faces; the rest is SimCLR's.
+
 python -m contrastive_jax.train --config=configs/metric/arcface.py --workdir=runs/arcface
 """
 
@@ -8,4 +10,5 @@ from configs import common
 
 def get_config(variant: str = ''):
   """`variant` names a setting of `configs.common`; one view of each example: labels make the pairs."""
-  return common.config(variant, num_views=1, method=dict(name='pair', loss='arcface', scale=16.0, margin=0.2))
+  method = dict(name='pair', loss='arcface', scale=16.0, margin=0.2)
+  return common.config(variant, num_views=1, method=method, paper=dict(method=dict(scale=64.0, margin=0.5)))

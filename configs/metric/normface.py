@@ -1,5 +1,7 @@
 """NormFace (Wang et al., 2017): the cross-entropy of cosines with one learnable proxy a class.
 
+`:imagenet` is SimCLR's with this loss, at the scale of digits: the paper learns it.
+
 python -m contrastive_jax.train --config=configs/metric/normface.py --workdir=runs/normface
 """
 

@@ -1,5 +1,8 @@
 """Proxy-Anchor (Kim et al., 2020): every class proxy against the batch.
 
+Alpha and delta are the paper's in every setting. `:imagenet` is SimCLR's with this loss: the paper tunes networks that
+were trained on ImageNet.
+
 python -m contrastive_jax.train --config=configs/metric/proxy_anchor.py --workdir=runs/proxy_anchor
 """
 

@@ -2,7 +2,7 @@
 
 `:cifar10` and `:imagenet` keep the paper's shares of negatives on CIFAR-10 and on ImageNet-100. On digits, where a
 tenth of the negatives are of the anchor's class, embeddings collapse with the hardest twelfth, so there it is three
-tenths.
+tenths. The rest is SimCLR's: the paper's small batches meet negatives of a memory bank.
 
 python -m contrastive_jax.train --config=configs/ssl/hard_nce.py --workdir=runs/hard_nce
 """

@@ -1,5 +1,7 @@
 """KCL (Koromilas et al., 2024): a Gaussian kernel aligns positives and spreads each view.
 
+`:imagenet` is SimCLR's with this loss, whose kernel is in every setting that of its code, pakoromilas/DHEL-KCL.
+
 python -m contrastive_jax.train --config=configs/ssl/kcl.py --workdir=runs/kcl
 """
 

@@ -1,6 +1,7 @@
 """MCL (Zhang et al., 2024): SimCLR in stages, from the second on with negatives of one cluster of the features so far.
 
 The rate is constant after the warm-up, as in the paper: along a cosine later stages would learn with a fraction of it.
+`:imagenet` is SimCLR's but for that: the paper trains a CLIP.
 
 python -m contrastive_jax.train --config=configs/ssl/mcl.py --workdir=runs/mcl
 """

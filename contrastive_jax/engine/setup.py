@@ -129,9 +129,11 @@ def small_views(config, source: Source, views_: Views) -> Views | None:
   """The config's small views, where it has any; their side is a share of the others' unless the config says."""
   if 'small_views' not in config.data:
     return None
-  options = config.data.small_views.to_dict()
+  shape, options = example_views(source, views_)['view_0'].shape[1:], config.data.small_views.to_dict()
+  if len(shape) != 3:
+    raise Refusal(f'small views are of images, but the views of these data are {list(shape)}; set num_small_views=0')
   if options['image_size'] is None:
-    height, width, _ = example_views(source, views_)['view_0'].shape[1:]
+    height, width, _ = shape
     options['image_size'] = max(1, round(SMALL_SIDE * min(height, width)))
   return resolve.build(options, 'data.small_views', mean=source.mean, std=source.std)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 from jax.sharding import get_abstract_mesh
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from contrastive_jax.similarity import Fold, Similarity, dot, logsumexp, size
 from contrastive_jax.types import Refusal
@@ -123,6 +123,12 @@ def flatten(z: Float[Array, 'v b d']) -> Float[Array, 'n d']:
 def unflatten(values: Float[Array, ' n'], views: int) -> Float[Array, 'v b']:
   """Inverse of `flatten` for one value a row."""
   return values.reshape(values.shape[0] // views, views).T
+
+
+def of_rows(values: Shaped[Array, 'b ...'], views: int) -> Shaped[Array, 'n ...']:
+  """What instances have, for each of their rows in the order of `flatten`."""
+  # jnp.repeat refuses explicitly sharded arrays.
+  return jnp.broadcast_to(values[:, None], (len(values), views, *values.shape[1:])).reshape(-1, *values.shape[1:])
 
 
 def symmetric(z: Float[Array, 'n d'], temperature, entries: Mapping[str, Array], fold: Fold | str, precision):

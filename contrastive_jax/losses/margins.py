@@ -56,8 +56,7 @@ def _check(z, labels, **above_zero):
 
 def _ids(rows: Float[Array, 'n d'], labels: Int[Array, ' b']) -> Int[Array, ' n']:
   """Every view has the label of its instance; of rows in the order of `inputs.flatten`."""
-  # jnp.repeat refuses explicitly sharded arrays.
-  return jnp.broadcast_to(labels[:, None], (len(labels), len(rows) // max(len(labels), 1))).reshape(-1)
+  return inputs.of_rows(labels, len(rows) // max(len(labels), 1))
 
 
 # --- triplets: of each anchor the sum of its hinges, how many are not zero, and how many there are ---

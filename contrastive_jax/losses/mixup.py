@@ -153,9 +153,7 @@ def sup_re_mix(
 
 def _of_rows(labels, z):
   """The labels of the rows of `flatten`, which have no gradient."""
-  # jnp.repeat refuses explicitly sharded arrays.
-  labels = jnp.broadcast_to(jnp.asarray(labels, z.dtype)[:, None], (z.shape[1], z.shape[0]))
-  return jax.lax.stop_gradient(labels.reshape(-1))
+  return jax.lax.stop_gradient(inputs.of_rows(jnp.asarray(labels, z.dtype), z.shape[0]))
 
 
 def _value(found):

@@ -90,8 +90,7 @@ def sup_con(
   inputs.check_entries(z.shape[1], labels=labels)
   z = inputs.wide(z)
   views = z.shape[0]
-  # jnp.repeat refuses explicitly sharded arrays.
-  entries = {'id': jnp.broadcast_to(labels[:, None], (z.shape[1], views)).reshape(-1)}
+  entries = {'id': inputs.of_rows(labels, views)}
   op, logit = inputs.symmetric(inputs.flatten(z), inputs.per_row(temperature, z), entries, fold, precision)
   terms = [logsumexp(logit), total(logit, positive), size(positive)]
   (lse, logits, count), _ = op.reduce(terms)

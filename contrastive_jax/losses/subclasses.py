@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from contrastive_jax.losses import inputs
-from contrastive_jax.losses.inputs import Temperature
+from contrastive_jax.losses.inputs import Temperature, of_rows
 from contrastive_jax.similarity import Fold, Similarity, logsumexp, positive, size, total, valid
 from contrastive_jax.types import Refusal
 
@@ -34,11 +34,6 @@ def _mean_over(lse, logits, count):
 def _with_own(own, lse, logits, count):
   """The same with one more candidate, which is a positive."""
   return _mean_over(jnp.logaddexp(lse, own), logits + own, count + 1)
-
-
-def _of_rows(values, views: int):
-  # jnp.repeat refuses explicitly sharded arrays.
-  return jnp.broadcast_to(values[:, None], (len(values), views)).reshape(-1)
 
 
 def _terms(logit, within, rest):
@@ -103,7 +98,7 @@ def sbcl(
   _check_numbers(beta, base_temperature)
   z, views = inputs.wide(z), len(z)
   ratio = inputs.per_anchor(temperature, z) / inputs.per_anchor(class_temperature, z)
-  entries = {'label': _of_rows(labels, views), 'id': _of_rows(subclasses, views), 'ratio': ratio.T.reshape(-1)}
+  entries = {'label': of_rows(labels, views), 'id': of_rows(subclasses, views), 'ratio': ratio.T.reshape(-1)}
   op, logit = inputs.symmetric(inputs.flatten(z), inputs.per_row(temperature, z), entries, fold, precision)
 
   def rest(pair):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from contrastive_jax import losses
 from contrastive_jax.losses.adaptive import pair_temperature
 from contrastive_jax.methods import forked, towers
-from contrastive_jax.methods.base import Method, Output
+from contrastive_jax.methods.base import Info, Method, Output
 from contrastive_jax.models.encoder import Encoder
 from contrastive_jax.types import Refusal
 
@@ -23,6 +23,7 @@ def make(
   encoder: Encoder,
   head: Encoder,
   predictor: Encoder,
+  info: Info,
   *,
   heads: int = 3,
   topk: int = 100,
@@ -46,6 +47,7 @@ def make(
     encoder: backbone; its output is what evaluators probe.
     head: projection head; each of the heads has parameters of its own.
     predictor: phi.
+    info: of the run: its views.
     heads: C.
     topk: as of `losses.adaptive_nce`; so are beta, tau_min and tau_max.
     beta: weight of what temperatures cost.
@@ -73,7 +75,7 @@ def make(
   def loss(params, state, features, batch, *, key, step):
     made = {name: x.transpose(2, 1, 0, 3) for name, x in features.items()}  # heads, views, instances
     values = jax.lax.map(lambda head: of_head(**head, fold=fold, precision=precision), made).sum(0)
-    return Output(values.mean(), state, _metrics(made, temperature, bounds))
+    return Output(values.mean(), state, _metrics(made, temperature, bounds, info.num_views))
 
   return Method(init, encode, loss, _embedding(tower), per_example=tower.per_example and predictor.per_example)
 
@@ -106,8 +108,8 @@ def _check(heads: int):
     raise Refusal(f'config.method.heads must be at least 1, but it is {heads}')
 
 
-def _metrics(made, temperature, bounds):
-  positive = {name: (x[:, 0] * x[:, -1]).sum(-1) for name, x in made.items()}
+def _metrics(made, temperature, bounds, views: int):
+  positive = {name: (x[:, 0] * x[:, views - 1]).sum(-1) for name, x in made.items()}
   if temperature is None:
     temperature = pair_temperature(positive['phi'], **bounds).mean()
   return {'positive_similarity': positive['z'].mean(), 'positive_temperature': jnp.float32(temperature)}

@@ -48,7 +48,7 @@ def both(encoder: Encoder, head: Encoder, text_encoder: Encoder, text_head: Enco
 
   def encode(params, state, batch, *, key, step, train):
     of_image, of_text = jax.random.split(key)
-    (_, g), stats = towers.of_views(image, params, state['stats'], batch, key=of_image, train=train)
+    (_, g), stats = towers.of_crops(image, params, state['stats'], batch, key=of_image, train=train)
     t, stats = _captions(text, params, stats, batch, of_text, train)
     return {'g': g, 't': t}, {**state, 'stats': stats}
 

@@ -36,11 +36,12 @@ def _pairs(features, batch):
   Raises:
     Refusal: more than one view or caption of an image.
   """
-  for name, what, there in (('g', 'views', 'num_views'), ('t', 'captions', 'num_captions')):
+  for name, what, there in (('g', 'views', 'num_views and num_small_views'), ('t', 'captions', 'num_captions')):
     count = features[name].shape[1]
     if count != 1:
       raise Refusal(
-        f"method 'fast_clip' remembers one pair of an image and takes 1 of its {what}, but config.data.{there}={count}"
+        f"method 'fast_clip' remembers one pair of an image and takes 1 of its {what}, but there are {count}: "
+        f'config.data.{there}'
       )
   x, y = (losses.unit(features[name][:, 0]) for name in ('g', 't'))
   return x, y, batch['caption_mask'].any(1)  # whatever is drawn is there if any of an image's captions is

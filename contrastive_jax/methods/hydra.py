@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from contrastive_jax import losses
+from contrastive_jax.losses.inputs import of_rows
 from contrastive_jax.methods import towers
 from contrastive_jax.methods.base import Info, Method, Output
 from contrastive_jax.models.encoder import Encoder
@@ -119,13 +120,13 @@ def _objective(predictor: Encoder, info: Info, pairs: str, gate: str, options: d
   def loss(params, state, features, batch, *, key, step):
     g = losses.unit(features['g'])
     x = g.reshape(-1, g.shape[2])  # instance-major: a batch split over devices stays split
-    labels = jnp.broadcast_to(batch['label'][:, None], g.shape[:2]).reshape(-1)
+    labels = of_rows(batch['label'], g.shape[1])
     other = partners(labels, key, pairs=pairs, num_classes=info.num_classes)
     gates, stats = gates_of(predictor, params, state['stats'], labels, other, gate=gate, like=x)
     h = jax.lax.stop_gradient(features['h']).reshape(len(x), -1)
     cost, accuracy = _probe(params['probe'], h, labels)
     values = losses.gated_pair_nce(x, gates, labels, other, **options)
-    metrics = {'positive_similarity': (g[:, 0] * g[:, -1]).sum(-1).mean(), 'gate_mean': gates.mean()}
+    metrics = {'positive_similarity': towers.likeness(jnp.swapaxes(g, 0, 1), info.num_views), 'gate_mean': gates.mean()}
     return Output(values.mean() + cost, {**state, 'stats': stats}, {**metrics, 'probe_accuracy': accuracy})
 
   return loss

@@ -1,9 +1,9 @@
 """`moco`: queries against a teacher's keys, with a queue of earlier keys as negatives (MoCo v2)."""
 
 import jax
-import jax.numpy as jnp
 
 from contrastive_jax import losses
+from contrastive_jax.losses.inputs import of_rows
 from contrastive_jax.memory import ema, queue
 from contrastive_jax.methods import towers
 from contrastive_jax.methods.base import Info, Method, Output
@@ -34,7 +34,7 @@ def _branches(tower: towers.Tower, queue_size: int, views: int):
 def sides(features):
   """Unit-norm queries, those of an instance side by side, the key of each, both `[B Q, d]`, and the keys `[B, d]`."""
   q, k = losses.unit(features['query']), jax.lax.stop_gradient(losses.unit(features['key']))
-  return q.reshape(-1, q.shape[2]), jnp.repeat(k, q.shape[1], axis=0), k
+  return q.reshape(-1, q.shape[2]), of_rows(k, q.shape[1]), k
 
 
 def make(

@@ -102,13 +102,12 @@ def make(
     g = jnp.swapaxes(features['g'], 0, 1)
     if len(g) < sides:
       raise Refusal(f"loss '{loss}' takes {sides} views, but config.data.num_views={len(g)}")
-    similarity = (losses.unit(g[0]) * losses.unit(g[-1])).sum(-1).mean()
     of_rows = functools.partial(_read, of_arrays, arguments, params, batch, key)
     if sides == 2:
       pairs = [(v, w) for v in range(info.num_views) for w in range(v + 1, len(g))]
       value = towers.mean_of_pairs(lambda a, b: of_rows(jnp.stack([a, b])), g, g, pairs)
     else:
       value = of_rows(g).mean()
-    return Output(value, state, {'positive_similarity': similarity})
+    return Output(value, state, {'positive_similarity': towers.likeness(losses.unit(g), info.num_views)})
 
   return Method(init, encode, objective_of_batch, towers.embedding(tower), per_example=tower.per_example)

@@ -59,12 +59,14 @@ def _check(stages: subclassing.Stages, beta: float, percentile: float, of_class:
     raise Refusal(f'config.method.class_temperature must be positive, or None for one a class, but it is {of_class}')
 
 
-def _objective(warm_up: int, temperature, class_temperature, base_temperature, beta: float, own_views: bool, folding):
-  """The `loss` slot: SupCon for `warm_up` steps, then SBCL."""
+def _objective(
+  stages: subclassing.Stages, temperature, class_temperature, base_temperature, beta: float, own_views: bool, folding
+):
+  """The `loss` slot: SupCon until the first subclasses are found, then SBCL."""
 
   def loss(params, state, features, batch, *, key, step):
     z, label = jnp.swapaxes(losses.unit(features['g']), 0, 1), batch['label']
-    started = step >= warm_up
+    started = step >= stages.first_step
     subclass = jnp.where(started, state['per_sample']['subclass'][batch['index']], label)
     of_class = temperature * state['class_scale'][label] if class_temperature is None else class_temperature
     of_base = None if base_temperature is None else jnp.where(started, base_temperature, temperature)
@@ -72,7 +74,7 @@ def _objective(warm_up: int, temperature, class_temperature, base_temperature, b
     values = losses.sbcl(z, label, subclass, temperature=temperature, base_temperature=of_base, **split, **folding)
     same = jnp.maximum(subclassing.members(subclass, subclass) - 1, 0)
     metrics = {
-      'positive_similarity': (z[0] * z[-1]).sum(-1).mean(),
+      'positive_similarity': towers.likeness(z, stages.info.num_views),
       'same_subclass': same.mean(dtype=values.dtype),
       'class_temperature': jnp.mean(of_class),
     }
@@ -138,6 +140,6 @@ def make(
     return {'g': g}, {**state, 'stats': stats}
 
   folding = dict(fold=fold, precision=precision)
-  loss = _objective(stages.first_step, temperature, class_temperature, base_temperature, beta, own_views, folding)
+  loss = _objective(stages, temperature, class_temperature, base_temperature, beta, own_views, folding)
   refresh = subclassing.refreshing(stages, _scaling(info, percentile))
   return Method(init, encode, loss, towers.embedding(tower), refresh=refresh, per_example=tower.per_example)

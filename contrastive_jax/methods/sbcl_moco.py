@@ -12,6 +12,7 @@ of its class; N: the keys of other classes.
 import jax.numpy as jnp
 
 from contrastive_jax import losses
+from contrastive_jax.losses.inputs import of_rows
 from contrastive_jax.memory import queue
 from contrastive_jax.methods import moco, subclassing
 from contrastive_jax.methods.base import Info, Method, Output
@@ -32,7 +33,7 @@ def _objective(warm_up: int, beta: float, options: dict):
     label, subclass = batch['label'], state['per_sample']['subclass'][batch['index']]
     classes, parts = bank.labels['class'], bank.labels['subclass']
     own, of_queue = jnp.where(started, subclass, label), jnp.where(started, parts, classes)
-    of_query = [jnp.repeat(x, len(q) // len(k)) for x in (label, own)]
+    of_query = [of_rows(x, len(q) // len(k)) for x in (label, own)]
     weight = jnp.where(started, beta, 0.0)
     values = losses.sbcl_queue(q, positive, bank.values, *of_query, classes, of_queue, beta=weight, **options)
     metrics = {

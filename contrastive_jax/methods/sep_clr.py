@@ -73,7 +73,7 @@ def make(
     c = losses.unit(c)
     target = (batch['label'][:, None] != jnp.array(background, jnp.int32)).all(1)
     values = losses.sep_clr(c, s, target, **options, fold=fold, precision=precision)
-    return Output(values.mean(), state, _metrics(c, s, target))
+    return Output(values.mean(), state, _metrics(c, s, target, info.num_views))
 
   return Method(init, encode, loss, _embedding(tower, space), per_example=tower.per_example)
 
@@ -88,10 +88,10 @@ def _check_background(background: tuple[int, ...], num_classes: int):
     )
 
 
-def _metrics(c, s, target):
+def _metrics(c, s, target, views: int):
   norms = jnp.square(s).sum(-1).mean(0)
   return {
-    'positive_similarity': (c[0] * c[-1]).sum(-1).mean(),
+    'positive_similarity': towers.likeness(c, views),
     'target_norm': losses.mean(norms, target),
     'background_norm': losses.mean(norms, ~target),
   }

@@ -27,14 +27,14 @@ def options(*, loss: str = 'sog_clr', **_) -> dict[str, inspect.Parameter]:
   return objective.options(loss, _LOSSES)
 
 
-def _visit(of_rows: Callable, z, rate, temperature: float, state: State, index) -> Output:
+def _visit(of_rows: Callable, z, rate, temperature: float, state: State, index, *, views: int) -> Output:
   """The loss of a batch, its rows of the state read before and written after; `temperature` is that of all, if any."""
   rows = jax.tree.map(lambda of_all: of_all[index], state['per_sample'])
   values, new = of_rows(z, rows, gamma=rate)
   per_sample = jax.tree.map(lambda of_all, own: of_all.at[index].set(own), state['per_sample'], new)
   tau = jnp.asarray(temperature) if rows.temperature is None else rows.temperature
   metrics = {
-    'positive_similarity': (z[0] * z[-1]).sum(-1).mean(),
+    'positive_similarity': towers.likeness(z, views),
     'log_denominator': (tau * new.log_denominator).mean(),
     'temperature': tau.mean(),
     'inner_rate': rate,
@@ -95,6 +95,6 @@ def make(
   def objective_of_batch(params, state, features, batch, *, key, step):
     z = jnp.swapaxes(losses.unit(features['g']), 0, 1)
     rate = losses.inner_rate(step // info.steps_per_epoch, least=gamma, epochs=gamma_epochs)
-    return _visit(of_rows, z, rate, temperature, state, batch['index'])
+    return _visit(of_rows, z, rate, temperature, state, batch['index'], views=info.num_views)
 
   return Method(init, encode, objective_of_batch, towers.embedding(tower), per_example=tower.per_example)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from contrastive_jax import losses
 from contrastive_jax.methods import objective, towers
-from contrastive_jax.methods.base import Method, Output
+from contrastive_jax.methods.base import Info, Method, Output
 from contrastive_jax.models.encoder import Encoder
 from contrastive_jax.types import Refusal
 
@@ -29,7 +29,14 @@ def _labels(batch, unit: float):
 
 
 def make(
-  encoder: Encoder, head: Encoder, *, unit: float = 1.0, fold='auto', precision: str | None = None, **hyper
+  encoder: Encoder,
+  head: Encoder,
+  info: Info,
+  *,
+  unit: float = 1.0,
+  fold='auto',
+  precision: str | None = None,
+  **hyper,
 ) -> Method:
   """`losses.sup_re_mix` of unit-norm views, whose labels are the raw field `target`, one number of each example.
 
@@ -38,6 +45,7 @@ def make(
   Args:
     encoder: backbone; its output is what evaluators probe.
     head: projection head; the loss sees its output, scaled to unit norm.
+    info: of the run: its views.
     unit: of the labels: numbers are rounded to multiples of it. Window and weights of the loss count these; 1, and so
       years of age, in the paper.
     fold: as of `pair`.
@@ -66,6 +74,6 @@ def make(
   def of_batch(params, state, features, batch, *, key, step):
     z = losses.unit(jnp.swapaxes(features['g'], 0, 1))
     values = of_arrays(z, _labels(batch, unit), key=key)
-    return Output(values.mean(), state, {'positive_similarity': (z[0] * z[-1]).sum(-1).mean()})
+    return Output(values.mean(), state, {'positive_similarity': towers.likeness(z, info.num_views)})
 
   return Method(init, encode, of_batch, towers.embedding(tower), per_example=tower.per_example)

@@ -153,6 +153,11 @@ def compared(prediction: Float[Array, 'b p d'], target: Float[Array, 'b v d']):
   return p, jax.lax.stop_gradient(k), [(v, w) for v in range(crops) for w in range(views) if v != w]
 
 
+def likeness(z: Float[Array, 'v b d'], views: int) -> Float[Array, '']:
+  """The mean cosine of the first and the last view of each example; small ones are not asked."""
+  return (z[0] * z[views - 1]).sum(-1).mean()
+
+
 def mean_of_pairs(of_sides: Callable, x: Float[Array, 'p b d'], y: Float[Array, 'v b d'], pairs) -> Float[Array, '']:
   """The mean of a loss of two sides over pairs `(v, w)` of `x[v]` and `y[w]`, compiled once for all of them."""
   sides = jnp.stack([x[v] for v, _ in pairs]), jnp.stack([y[w] for _, w in pairs])

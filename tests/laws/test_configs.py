@@ -144,11 +144,16 @@ PUBLISHED = {
   'swav': (4096, 800, 4.8, 10),
   'dino': (512, 100, 0.06, 10),
   'sog_clr': (256, 800, 0.075 * 256**0.5, 10),
+  'isog_clr': (128, 400, 0.8, 10),
   'mv_dhel': (256, 200, 0.3, 20),
   'sup_con': (6144, 350, 0.4 * 24, 12),
   'sep_clr': (512, 250, 3e-4, 0),
   'amcl': (512, 1000, 0.06, 0),
   'hydra': (4096, 100, 5e-4 * 16, 5),
+  'align_uniform': (768, 200, 0.36, 0),
+  'cacr': (128, 200, 0.06, 0),
+  'hardness_nce': (256, 400, 1e-3, 0),
+  'w_mse': (512, 1000, 2e-3, 500 / 2502),
 }
 
 
@@ -173,6 +178,38 @@ def test_what_a_paper_sets_holds_on_imagenet_alone():
   assert on_imagenet.data.source.name == 'imagenet2012' and on_imagenet.encoder.depth == 50  # what the paper leaves
 
 
+# Options of the method on digits and, where the paper has others, on ImageNet.
+CONSTANTS = {
+  'metric/arcface': dict(scale=(16.0, 64.0), margin=(0.2, 0.5)),
+  'metric/cosface': dict(scale=(16.0, 64.0), margin=(0.2, 0.35)),
+  'metric/circle': dict(gamma=(32.0, 80.0), margin=(0.4, 0.4)),
+  'metric/multi_similarity': dict(alpha=(2.0, 2.0), beta=(50.0, 50.0), mining_margin=(None, 0.1)),
+  'metric/proxy_anchor': dict(alpha=(32.0, 32.0), delta=(0.1, 0.1)),
+  'metric/proxy_nca': dict(include_positive=(True, False)),
+  'metric/triplet': dict(margin=(0.2, 0.2), mining=('hard', 'semi_hard'), distance=('euclidean', 'squared_euclidean')),
+  'ssl/align_uniform': dict(align_weight=(1, 1), uniform_weight=(1, 1), exponent=(2, 2), t=(2, 2)),
+  'ssl/cacr': dict(t_pos=(1.0, 1.0), t_neg=(2.0, 2.0), alpha=(1.0, 1.0), beta=(1.0, 1.0)),
+  'ssl/dhel': dict(temperature=(0.3, 0.3)),
+  'ssl/hard_nce': dict(alpha=(0.3, 0.034)),
+  'ssl/hardness_nce': dict(temperature=(0.5, 0.5), tau_plus=(0.1, 0.1), beta=(1.0, 1.0)),
+  'ssl/isog_clr': dict(temperature=(0.2, 0.1), rho=(0.4, 0.4), gamma=(0.8, 0.8), tau_rate=(0.03, 0.03)),
+  'ssl/kcl': dict(parameter=(2.0, 2.0), energy_weight=(16.0, 16.0)),
+}
+
+
+@pytest.mark.parametrize('name', CONSTANTS)
+def test_the_constants_of_a_method_on_imagenet_are_the_published_ones(name):
+  on_digits, on_imagenet = (of_setting(name, setting).method for setting in ('small', 'imagenet'))
+  assert {key: (on_digits[key], on_imagenet[key]) for key in CONSTANTS[name]} == CONSTANTS[name]
+
+
+def test_cacr_has_the_views_of_its_paper_on_imagenet():
+  on_digits, on_imagenet = (of_setting('ssl/cacr', setting).data for setting in ('small', 'imagenet'))
+  assert (on_digits.num_views, on_imagenet.num_views) == (4, 5)
+  views = on_imagenet.views
+  assert (views.jitter, views.colour, views.blur, views.crop_scale) == (1.0, (0.4,) * 4, 0.0, (0.08, 1.0))
+
+
 # Widths of the layers, whether hidden ones and the last are normalised.
 HEADS = {
   'simclr': ((None, 128), True, True),
@@ -190,6 +227,9 @@ HEADS = {
   'dino': ((2048, 2048, 256), False, False),
   'amcl': ((512, 128), False, False),
   'hydra': ((2048, 256), True, False),
+  'isog_clr': ((8192, 8192, 8192), True, False),
+  'hardness_nce': ((512, 128), True, False),
+  'w_mse': ((1024, 128), True, False),
 }
 
 

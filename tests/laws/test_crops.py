@@ -14,7 +14,7 @@ from contrastive_jax.types import Refusal
 
 SMALL = dict(encoder__name='convnet', encoder__widths='(4,)', head__norm='none', data__num_small_views='2')
 # What these compare are maps, pairs or sets of examples, or views that they make themselves.
-WITHOUT = {'ssl/beclr', 'ssl/pix_contrast', 'ssl/pix_pro', 'metric/n_pair', 'metric/sirl'}
+WITHOUT = {'ssl/beclr', 'ssl/pix_contrast', 'ssl/pix_pro', 'metric/n_pair'}
 
 
 @functools.cache
@@ -124,6 +124,7 @@ def test_queries_of_small_views_have_the_class_of_their_example():
   np.testing.assert_allclose(loss(made[0], given, *made[2:]).loss, want, rtol=1e-5)
 
 
+@pytest.mark.turns(4)
 @pytest.mark.parametrize('name', tiny.OF_IMAGES)
 def test_a_method_of_images_takes_small_views_or_says_that_it_does_not(name):
   if name in WITHOUT:
@@ -131,3 +132,16 @@ def test_a_method_of_images_takes_small_views_or_says_that_it_does_not(name):
       tiny.run(name, data__num_small_views='1').check()
     return
   tiny.run(name, **SMALL | dict(data__num_small_views='1')).check()
+
+
+@pytest.mark.parametrize('name', ['metric/sirl', 'metric/sup_re_mix', 'series/auto_tcl'])
+def test_small_views_of_what_are_no_images_are_refused(name):
+  with pytest.raises(Refusal, match=r'small views are of images, but the views of these data are \[\d+(, \d+)?\]'):
+    tiny.run(name, data__num_small_views='1').check()
+
+
+def test_the_likeness_of_views_is_no_matter_of_small_ones():
+  for name in ('ssl/simclr', 'ssl/sup_con', 'ssl/sog_clr'):
+    made = encoded(name)
+    z = crops(made[-1]['g'])
+    np.testing.assert_allclose(loss(*made).metrics['positive_similarity'], (z[0] * z[1]).sum(1).mean(), rtol=1e-5)

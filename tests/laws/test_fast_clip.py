@@ -168,8 +168,8 @@ def test_a_learned_temperature_keeps_to_its_bound():
 @pytest.mark.parametrize(
   ('overrides', 'message'),
   [
-    (dict(data__num_captions='2'), r'takes 1 of its captions, but config\.data\.num_captions=2'),
-    (dict(data__num_views='2'), r'takes 1 of its views, but config\.data\.num_views=2'),
+    (dict(data__num_captions='2'), r'takes 1 of its captions, but there are 2: config\.data\.num_captions'),
+    (dict(data__num_views='2'), r'takes 1 of its views, but there are 2: config\.data\.num_views'),
     (dict(method__version='v4'), "unknown version 'v4'"),
     (dict(method__gamma='1.5'), r'gamma must lie in \(0, 1\], but it is 1.5'),
     (dict(method__lowest_temperature='0.1'), r'temperature=0\.07 is below config\.method\.lowest_temperature=0\.1'),

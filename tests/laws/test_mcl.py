@@ -70,6 +70,18 @@ def test_features_are_those_of_all_stages_and_later_ones_are_zero_before_they_be
   np.testing.assert_allclose(np.linalg.norm(np.asarray(second.projection), axis=1), 1, atol=1e-5)
 
 
+def test_negatives_masked_to_their_anchors_cluster_cost_what_a_batch_of_that_cluster_alone_does():
+  random = np.random.default_rng(0)
+  x, y = (losses.unit(random.normal(size=(12, 5)).astype(np.float32)) for _ in range(2))
+  cluster = random.permutation(np.repeat(np.arange(3), (3, 4, 5)))
+  loss = compiling.jit(losses.info_nce_both)
+  masked = sum(np.stack(loss(x, y, x_mask=cluster == c, y_mask=cluster == c)) for c in range(3))
+  for c in range(3):
+    sampled = loss(x[cluster == c], y[cluster == c])
+    np.testing.assert_allclose(masked[:, cluster == c], np.stack(sampled), rtol=1e-5, atol=1e-6)
+  assert (masked < np.stack(loss(x, y))).all()  # which meet the negatives of all clusters
+
+
 @functools.cache
 def three():
   """A run of three stages, not trained, and its first state."""

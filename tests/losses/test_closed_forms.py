@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 from compiling import jit
 
 from contrastive_jax import losses
@@ -73,6 +74,38 @@ def test_uniformity_is_zero_at_collapse():
   assert_equal(compiled.uniformity(collapsed(6, 5)), 0)
 
 
+def of_the_uniform_law(d, t):
+  """The logarithm of the expected potential of two independent uniform unit vectors."""
+  return math.log(scipy.special.hyp0f1(d / 2, t**2)) - 2 * t
+
+
+def least_uniformity(b, d, t):
+  """No b unit rows have less: with the pairs of a row with itself their mean is no less than that of the law."""
+  return math.log((b * math.exp(of_the_uniform_law(d, t)) - 1) / (b - 1))
+
+
+def test_uniformity_of_rows_evenly_around_a_circle_nears_that_of_the_uniform_law():
+  apart = []
+  for b in (16, 64, 256):
+    angles = 2 * np.pi * np.arange(b) / b
+    value = compiled.uniformity(jnp.stack([jnp.cos(angles), jnp.sin(angles)], -1))
+    assert_equal(value, least_uniformity(b, 2, 2))
+    apart.append(abs(value - of_the_uniform_law(2, 2)))
+  assert apart[0] > 0.1 > apart[1] > 2 * apart[2] > 0
+
+
+@pytest.mark.parametrize(('b', 'd'), [(24, 3), (40, 4)])
+def test_rows_that_descend_the_uniformity_near_its_bound_on_the_sphere_and_never_beat_it(b, d):
+  def descended(x, _):
+    value, gradient = jax.value_and_grad(lambda x: losses.uniformity(losses.unit(x)))(x)
+    return losses.unit(x - gradient), value
+
+  _, values = jit(lambda x: jax.lax.scan(descended, x, length=200))(unit_rows(b, d))
+  above = np.asarray(values) - least_uniformity(b, d, 2)
+  assert above[0] > 0.1
+  assert (above > -1e-5).all() and above[-1] < 0.05 * above[0]
+
+
 @pytest.mark.parametrize('t', [0.5, 2.0])
 def test_uniformity_of_orthogonal_rows_is_minus_two_t(t):
   assert_equal(compiled.uniformity(jnp.eye(6), t=t), -2 * t)
@@ -116,6 +149,25 @@ def test_the_gradient_of_an_anchors_nt_xent_is_that_of_its_dcl_times_the_couplin
   coupled, decoupled = (jit(jax.grad(lambda z, f=f: f(z, temperature=TAU)[1, 2]))(z) for f in both)
   coupling = 1 - jnp.exp(-compiled.nt_xent(z, temperature=TAU)[1, 2])  # 1 - the positive's share of the denominator
   assert_equal(coupled, coupling * decoupled)
+
+
+def test_dcl_falls_without_bound_on_opposite_instances_while_nt_xent_falls_to_zero():
+  z = jnp.broadcast_to(jnp.asarray([[1.0], [-1.0]]), (2, 2, 1))
+  for tau in (1.0, 0.1, 0.01):
+    assert_equal(compiled.decoupled(z, temperature=tau), np.full((2, 2), math.log(2) - 2 / tau))
+    assert_equal(compiled.nt_xent(z, temperature=tau), np.full((2, 2), math.log1p(2 * math.exp(-2 / tau))))
+
+
+def test_the_coupling_of_nt_xent_rises_towards_one_with_the_batch_and_dcl_has_none():
+  z, sizes = unit_rows(2, 256, 5), (2, 16, 256)
+
+  def pulls(loss):  # on the positives of the first two instances, of batches that only gain negatives
+    return np.stack([-TAU * b * of_positive_similarities(loss, z[:, :b])[:2] for b in sizes])
+
+  assert_equal(pulls(losses.decoupled), np.ones((3, 2)))
+  coupling = pulls(losses.nt_xent)
+  assert (np.diff(coupling, axis=0) > 0).all()
+  assert (coupling[0] < 0.7).all() and (coupling[-1] > 0.98).all() and (coupling < 1).all()
 
 
 def dclw_weights(z, sigma):

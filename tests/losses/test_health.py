@@ -221,6 +221,21 @@ def test_at_low_temperature_only_the_hardest_negatives_repel():
   np.testing.assert_allclose(got.false_negative_weight, [1, 1 / 7], rtol=1e-4)
 
 
+@pytest.mark.parametrize('seed', range(3))
+def test_the_entropy_of_the_penalties_never_falls_as_the_temperature_rises(seed):
+  z, temperatures = unit_rows(2, 9, 5, seed=seed), (0.005, 0.02, 0.05, 0.1, 0.295, 0.305, 0.5, 1.0, 5.0, 1000.0)
+  entropy = diagnosed(z, temperatures=temperatures, bins=1).entropy
+  assert (np.diff(entropy[:-1]) > 1e-4).all()
+  assert entropy[0] < 0.3 and entropy[-1] > entropy[-2] - 1e-6
+  # Its slope in the temperature is the variance of the cosines under the penalties over the cubed temperature.
+  cosines = np.float64(z.reshape(18, 5)) @ np.float64(z.reshape(18, 5)).T
+  negative = np.arange(18)[:, None] % 9 != np.arange(18) % 9
+  share = np.where(negative, np.exp(cosines / 0.3), 0)
+  share /= share.sum(1, keepdims=True)
+  variance = (share * cosines**2).sum(1) - (share * cosines).sum(1) ** 2
+  np.testing.assert_allclose((entropy[5] - entropy[4]) / 0.01, (variance / 0.3**3).mean() / np.log(16), rtol=1e-3)
+
+
 def test_one_instance_has_no_negatives_and_zeros_for_them():
   z = unit_rows(3, 1, 5)
   got = diagnosed(z, np.zeros(1, np.int32))

@@ -152,6 +152,44 @@ def test_w_mse_of_equal_views_is_zero_and_ignores_lower_triangular_maps():
   assert abs(losses.w_mse(h @ turned, PARTITION) - losses.w_mse(h, PARTITION)) > 1e-3
 
 
+def whitened(h):
+  """What `w_mse` makes of the rows of h, read out of its Euclidean form.
+
+  Batches that are white already are left as they are, so that against each of them the loss is a constant less twice
+  its product with the rows in question: enough of them tell all rows.
+  """
+  random = np.random.default_rng(0)
+  white = np.zeros((200, *h.shape))
+  for each in white:
+    for part in PARTITION:
+      rows_of_part = random.normal(size=(12, 6))
+      each[part] = np.linalg.qr(rows_of_part - rows_of_part.mean(0))[0] * 11**0.5
+  against = jax.vmap(lambda a: losses.w_mse(jnp.stack([h, a]), PARTITION, distance='euclidean'))
+  values = jit(against)(jnp.asarray(white)) * h.size
+  products = np.concatenate([np.ones((200, 1)), -2 * white.reshape(200, -1)], 1)
+  found, *_ = np.linalg.lstsq(products, np.asarray(values))
+  np.testing.assert_allclose(products @ found, values, rtol=1e-6)
+  return found[1:].reshape(h.shape)
+
+
+def test_w_mse_whitens_each_sub_batch_to_a_covariance_of_the_identity():
+  h = (np.float64(rows(24, 6)) + 3) @ (rows(6, 6, seed=1) + 2 * np.eye(6))
+  assert np.abs(np.cov(h[PARTITION[0]], rowvar=False) - np.eye(6)).max() > 3
+  with jax.enable_x64(True):
+    white = whitened(h)
+  for part in PARTITION:
+    np.testing.assert_allclose(np.cov(white[part], rowvar=False), np.eye(6), atol=1e-8)
+    np.testing.assert_allclose(white[part].mean(0), 0, atol=1e-8)
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_w_mse_lies_between_zero_and_four_which_opposite_views_cost(seed):
+  h = jnp.asarray(rows(3, 24, 6, seed=seed) * np.float32([[[1]], [[30]], [[0.01]]]))
+  assert 0 < jit(losses.w_mse)(h, PARTITION) < 4
+  opposite = jnp.stack([h[0], -2 * h[0]])
+  np.testing.assert_allclose(jit(losses.w_mse)(opposite, PARTITION), 4, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
   ('call', 'message'),
   [
