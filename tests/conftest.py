@@ -1,6 +1,8 @@
 """Eight simulated devices, a compiler in haste and its persistent cache for every test; tests that take turns."""
 
 import collections
+import gc
+import itertools
 import os
 import pathlib
 import zlib
@@ -41,3 +43,19 @@ def pytest_collection_modifyitems(items):
       if (seen[test] + zlib.crc32(item.originalname.encode())) % turns.args[0]:
         item.add_marker('slow')
       seen[test] += 1
+
+
+MAPS, MOST_MAPS = pathlib.Path('/proc/self/maps'), 32_000
+finished = itertools.count(1)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown():
+  """Forgets compiled programs before there are too many.
+
+  Each takes some ten of the 65,530 memory maps that Linux gives a process; without one more the compiler crashes.
+  What is needed again comes from the persistent cache.
+  """
+  if next(finished) % 50 == 0 and MAPS.exists() and MAPS.read_bytes().count(b'\n') > MOST_MAPS:
+    jax.clear_caches()
+    gc.collect()

@@ -13,13 +13,15 @@ import pathlib
 
 import matplotlib.pyplot as plt
 import numpy as np
+from sklearn.neural_network import MLPRegressor
 
-from contrastive_jax.engine import workdir
+from contrastive_jax.engine import evaluation, resolve, setup, workdir
 from experiments import runs
 
 HERE = pathlib.Path(__file__).parent
 QUERIES, SEEDS = (50, 100, 200, 500, 1000, 2000), (0, 1, 2)
-FLOORS = {'random encoder': ':', 'raw series': '--'}
+AUTOENCODER = 'autoencoder'
+FLOORS = {'random encoder': ':', 'raw series': '--', AUTOENCODER: '-.'}
 SCORES = {'targets/error': 'error of the true features'}
 SCORES |= {f'preferences/accuracy@{n}': f'accuracy after {n} preferences' for n in (10, 30, 100)}
 OPTIONS = {'data__batch_size': 32, 'train__steps': 2000} | runs.LAST_STEP
@@ -37,9 +39,34 @@ def measure() -> Found:
       found[queries].append(runs.train('metric/sirl.py', path, seed=seed, **OPTIONS, **of_data))
       if queries == QUERIES[0]:
         floors = workdir.read_evaluations(path)['floors']
-        for name in FLOORS:
+        for name in floors:
           found[name].append(floors[name])
+  found[AUTOENCODER] = [autoencoded(seed) for seed in SEEDS]
   return found
+
+
+def autoencoded(seed: int) -> dict[str, float]:
+  """The scores of an autoencoder of all paths of the most queries, as wide and as narrow as the encoder."""
+  of_data = {'data.source.queries': str(QUERIES[-1]), 'data.source.seed': str(seed)}
+  run = setup.build(resolve.load(str(runs.ROOT / 'configs' / 'metric' / 'sirl.py'), of_data))
+  queries = run.sources['train'].read(np.arange(QUERIES[-1]))
+  paths = np.concatenate([queries[name] for name in ('series', 'partner', 'odd')]).reshape(3 * QUERIES[-1], -1)
+  middle, scale = paths.mean(0), paths.std(0)
+  scaled = (paths - middle) / scale
+  # The bottleneck has the layers' activation, too; of these tanh loses nothing but a range.
+  network = MLPRegressor(
+    hidden_layer_sizes=(128, 128, 6, 128, 128), activation='tanh', early_stopping=True, random_state=seed
+  )
+  network.fit(scaled, scaled)
+
+  def embed(split: str, view: int | None = None):
+    embedded = run.pixels.at({}, {})(split, view)
+    h = (np.asarray(embedded.features) - middle) / scale
+    for kernel, bias in zip(network.coefs_[:3], network.intercepts_[:3], strict=True):
+      h = np.tanh(h @ kernel + bias)
+    return embedded._replace(features=h.astype(np.float32))
+
+  return evaluation.scores(run.evaluators, embed)
 
 
 def table(found: Found) -> str:

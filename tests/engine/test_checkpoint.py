@@ -390,7 +390,7 @@ def test_a_kill_at_a_random_moment_leaves_a_restorable_directory(tmp_path):
     started = [int(child.stdout.readline()) for _ in range(3)]  # steps 1 and 2 of this child are committed
     time.sleep(moments.uniform(0, 0.15))
     child.send_signal(signal.SIGKILL)
-    child.communicate(timeout=20)
+    child.communicate(timeout=120)
     state, step = checkpoint.Checkpoints(tmp_path).restore(like)
     assert step >= started[-1] - 1 > reached
     assert state['step'] == step and (state['w'] == step).all()
