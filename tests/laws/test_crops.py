@@ -145,3 +145,16 @@ def test_the_likeness_of_views_is_no_matter_of_small_ones():
     made = encoded(name)
     z = crops(made[-1]['g'])
     np.testing.assert_allclose(loss(*made).metrics['positive_similarity'], (z[0] * z[1]).sum(1).mean(), rtol=1e-5)
+
+
+@pytest.mark.turns(2)
+@pytest.mark.parametrize('name', ['ssl/byol', 'ssl/moco_v2', 'ssl/nnclr', 'ssl/vicreg'])
+def test_with_small_views_micro_batches_on_eight_devices_have_the_gradient_of_one_device(name):
+  options = SMALL | ({'predictor__norm': 'none'} if 'predictor' in tiny.config(name) else {})
+  one, eight = (tiny.run(name, devices=devices, **options) for devices in (1, 8))
+  state, (raw,), (there,) = tiny.fresh(one), tiny.batches(one, 1), tiny.batches(eight, 1)
+  want, gradients = jax.device_get(tiny.gradients(name, **options)(state, raw))
+  out, found = jax.device_get(tiny.cached(eight, 8)(tiny.place(state, eight), there))
+  np.testing.assert_allclose(out.loss, want.loss, rtol=1e-5)
+  largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradients))
+  assert tiny.distance(found, gradients, floor=0.05 * largest) < 1e-5
