@@ -182,8 +182,7 @@ def test_embed_writes_one_row_for_each_example(whole, tmp_path):
 def called(monkeypatch, capsys, entry, *arguments: str) -> tuple[int, str]:
   """Exit code and standard error of a command, in this process."""
   monkeypatch.setattr(sys, 'argv', ['contrastive_jax', *arguments])
-  for name in ('config', 'workdir'):  # what the command before was given
-    flags.FLAGS[name].unparse()
+  flags.FLAGS.unparse_flags()  # what the command before was given
   with pytest.raises(SystemExit) as ended:
     command.run(entry.main, config_from_workdir=entry is evaluate)
   return ended.value.code, capsys.readouterr().err
@@ -205,6 +204,7 @@ def called(monkeypatch, capsys, entry, *arguments: str) -> tuple[int, str]:
     (['--config.méthode.x=ü'], "unknown key 'config.méthode'; did you mean 'method'?"),
     (['--config.method.temperature='], "temperature must be a value of type float, but it is ''"),
     (['--config.train.microbatch=24'], 'microbatch=24 does not divide config.data.batch_size=32'),
+    (['--config.train.epochs=3'], 'train.epochs=3 would count for nothing, as the config has config.train.steps=2'),
     (['--config.train.eval_every=0'], 'config.train.eval_every must be at least 1, but it is 0'),
     (['--config.train.init_from='], "init_from='' is neither a run's workdir nor a .safetensors file"),
     (['--config.method.fold=local'], "unknown fold 'local' in config.method.fold"),

@@ -107,6 +107,6 @@ def _leave(problem: Exception):
 
 def _exit(problem: Exception, code: int):
   print('error: ' + ' '.join(str(problem).split()), file=sys.stderr, flush=True)
-  if _DISTRIBUTED.value:
+  if flags.FLAGS.is_parsed() and _DISTRIBUTED.value:
     os._exit(code)  # leaving in order would wait for the others, who may be gone
   sys.exit(code)

@@ -294,6 +294,7 @@ def load(path: str, overrides: Mapping[str, str] | None = None) -> ml_collection
   """
   config, overrides = read(path), dict(overrides or {})
   _check_small_views(config, overrides)
+  _check_length(config, overrides)
   for section in [s for s in _NAMED if f'{s}.name' in overrides]:
     if section in _DEFAULTS and section not in config:
       config[section] = {}
@@ -305,6 +306,16 @@ def load(path: str, overrides: Mapping[str, str] | None = None) -> ml_collection
   if 'method.loss' in overrides:
     _choose_loss(_section(config, 'method'), overrides.pop('method.loss'))
   return complete(config, overrides)
+
+
+def _check_length(config, overrides: Mapping[str, str]):
+  """Refuses a number of epochs where the config's number of steps would decide."""
+  steps = _section(config, 'train').get('steps')
+  if steps is not None and 'train.epochs' in overrides and 'train.steps' not in overrides:
+    raise Refusal(
+      f'config.train.epochs={overrides["train.epochs"]} would count for nothing, as the config has '
+      f'config.train.steps={steps}: set that, or to none'
+    )
 
 
 def _check_small_views(config, overrides: Mapping[str, str]):

@@ -3,7 +3,7 @@
     python -m experiments.sirl.run
 
 Trains configs/metric/sirl.py on 50 to 2,000 simulated answers to "which two of these three paths are alike?", three
-seeds each, and writes a table and a figure beside this file. Five minutes on a CPU.
+seeds each, and writes a table and a figure beside this file. Some eight minutes on a CPU.
 
 Source of the claims: Bobu et al., 2023, "SIRL": the embedding tells true features that it was never shown, and rewards
 are learned on it from fewer preferences.

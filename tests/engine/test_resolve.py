@@ -29,7 +29,7 @@ def build(**overrides):
     ('method__temperature', '0.5', 0.5),
     ('method__temperature', '1', 1.0),
     ('method__temperature', '1e-2', 0.01),
-    ('train__epochs', '0.5', 0.5),
+    ('schedule__warmup', '0.5', 0.5),
     ('train__steps', 'none', None),
     ('train__steps', '30', 30),
     ('train__report', 'True', True),
