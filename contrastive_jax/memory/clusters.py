@@ -147,7 +147,7 @@ def _from_draws(x, groups, key, *, counts, iterations, tolerance, restarts, sphe
 # --- the nearest centroid: as `similarity.top(1)`, but no sort of a tile, and positions alone ---
 
 _NOWHERE = jnp.iinfo(jnp.int32).max
-_PART = 64  # at most; of this many columns a CPU finds the place of the largest in no time
+_PART = 64  # columns at most, among which the place of the largest is then sought
 
 
 def _lift(values, keep, axis, others, bound):

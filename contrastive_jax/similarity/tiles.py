@@ -99,7 +99,7 @@ def untiled(tree, n: int):
 def tile_size(n: int, limit: int) -> int:
   """The size of equal tiles of at most `limit`: up to a tenth smaller than need be, if then nothing is padded.
 
-  Padding copies the operand, which costs more than a few tiles more: 11 % of k-means on 60,000 rows.
+  Padding copies the operand, which costs more than a few tiles more.
   """
   size = -(-n // -(-n // limit))
   return next((s for s in range(size, size - size // 10 - 1, -1) if n % s == 0), size)
