@@ -28,11 +28,11 @@ def inertia_of(x, centroids, labels):
 
 
 @pytest.mark.filterwarnings('ignore::sklearn.exceptions.ConvergenceWarning')
-@pytest.mark.parametrize('iterations', [1, 4, 300])
-def test_from_the_same_centroids_it_gives_what_scikit_learn_gives(iterations):
+@pytest.mark.parametrize(('iterations', 'k'), [(1, 20), (4, 20), (300, 20), (4, 150), (300, 150)])
+def test_from_the_same_centroids_it_gives_what_scikit_learn_gives(iterations, k):
   x = blobs(spread=2.0)
-  found = clusters.kmeans(jnp.asarray(x), num_clusters=20, init=jnp.asarray(x[:20]), iterations=iterations)
-  want = by_sklearn(x, x[:20], iterations)
+  found = clusters.kmeans(jnp.asarray(x), num_clusters=k, init=jnp.asarray(x[:k]), iterations=iterations)
+  want = by_sklearn(x, x[:k], iterations)
   np.testing.assert_array_equal(found.labels, want.labels_)
   np.testing.assert_allclose(found.centroids, want.cluster_centers_, rtol=1e-4, atol=1e-4)
   np.testing.assert_allclose(found.inertia, want.inertia_, rtol=1e-5)
@@ -171,16 +171,18 @@ def test_rows_split_over_eight_devices_get_the_labels_of_one(divides):
   count = len(x) if divides else len(x) - 3
   spec = jax.sharding.PartitionSpec('data' if divides else None)
   split = jax.device_put(x[:count], jax.sharding.NamedSharding(mesh, spec))
-  for options in (dict(num_clusters=10), dict(num_clusters=counts, groups=groups[:count])):
+  for options in (dict(num_clusters=10), dict(num_clusters=counts, groups=groups[:count]), dict(num_clusters=140)):
     alone = clusters.kmeans(jnp.asarray(x[:count]), key=jax.random.key(0), **options)
     found = clusters.kmeans(split, key=jax.random.key(0), **options)
     np.testing.assert_array_equal(found.labels, alone.labels)
     np.testing.assert_allclose(found.inertia, alone.inertia, rtol=1e-5)
 
 
-def test_no_matrix_of_rows_and_centroids_is_made():
+@pytest.mark.parametrize('bounded', [True, False])
+def test_no_matrix_of_rows_and_centroids_is_made(bounded):
   x, init = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((32768, 8), (4096, 8)))
-  lowered = jax.jit(lambda x, init: clusters.kmeans(x, num_clusters=4096, init=init)).lower(x, init)
+  options = dict(counts=(4096,), iterations=100, tolerance=0.0, spherical=False, bounded=bounded)
+  lowered = clusters._from_centroids.lower(x, None, init, **options)
   assert lowered.compile().memory_analysis().temp_size_in_bytes < 32 * 2**20  # the matrix is 512 MiB
 
 
