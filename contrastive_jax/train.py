@@ -24,6 +24,8 @@ def main(config, workdir: str):
   if run.options.wandb is not None:
     metrics.weights_and_biases()  # it is refused before anything is written
   path = _entered(workdir, config, run.sources)
+  if processes.first():
+    _say_if_random(config)
   planned, began = measured.before(run, path), time.time()
   scores = loop.fit(run, path, profile=_PROFILE.value)
   measured.after(planned, path, began)
@@ -31,6 +33,16 @@ def main(config, workdir: str):
     return
   for name, value in sorted(scores.items()):
     print(f'{name:32s} {value:.4f}')
+
+
+def _say_if_random(config):
+  """What is never trained should have been loaded, or else is a random function: a control, or an oversight."""
+  locked = [regex for regex, rate in config.optimiser.get('rates', ()) if rate == 0]
+  if locked and config.train.get('init_from') is None:
+    print(
+      f'note: config.optimiser.rates never trains {" and ".join(locked)}, and config.train.init_from loads nothing: '
+      'that stays as random as it starts'
+    )
 
 
 def _entered(workdir: str, config, sources) -> pathlib.Path:

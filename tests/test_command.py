@@ -15,7 +15,7 @@ import pytest
 from absl import flags
 
 from contrastive_jax import evaluate, train
-from contrastive_jax.engine import checkpoint, command, metrics, workdir
+from contrastive_jax.engine import checkpoint, command, metrics, resolve, workdir
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = f'{ROOT}/configs/ssl/simclr.py:tiny'
@@ -293,6 +293,20 @@ def test_a_workdir_that_cannot_be_written_is_refused_in_one_line(monkeypatch, ca
   monkeypatch.setattr(owner, name, denied, raising=False)
   code, err = called(monkeypatch, capsys, train, f'--config={TINY}', f'--workdir={tmp_path}/run')
   assert code == 2 and err.startswith(f"error: workdir '{tmp_path}/run' cannot be ") and err.count('\n') == 1
+
+
+@pytest.mark.parametrize(
+  ('name', 'overrides', 'said'),
+  [
+    ('multimodal/lit', {}, 'never trains encoder/.*, and config.train.init_from loads nothing'),
+    ('multimodal/lit', {'train.init_from': 'runs/emoji'}, ''),
+    ('ssl/barlow_twins', {}, ''),
+  ],
+)
+def test_what_stays_random_for_ever_is_named(capsys, name, overrides, said):
+  train._say_if_random(resolve.load(f'{ROOT}/configs/{name}.py:tiny', overrides))
+  out = capsys.readouterr().out
+  assert (said in out) if said else out == ''
 
 
 def test_evaluating_what_holds_no_run_is_refused(monkeypatch, capsys, tmp_path):

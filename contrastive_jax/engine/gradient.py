@@ -64,7 +64,7 @@ def _check_cached(method: Method, microbatch: int, mesh):
   if not method.per_example:
     raise Refusal(
       "cached gradients embed micro-batches, but this method's encoders mix the examples of a batch: choose "
-      "norm='group' or leave config.train.microbatch unset"
+      '--config.encoder.norm=group or leave config.train.microbatch unset'
     )
   if microbatch % mesh.size:
     raise Refusal(f'config.train.microbatch={microbatch} does not divide among {mesh.size} devices')

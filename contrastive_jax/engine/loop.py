@@ -105,11 +105,13 @@ def _train(run: Run, path, state, batches, checkpoints, reporter, stopping, befo
     evaluates = (done % eval_every == 0 or done == total) and not stops
     # What is evaluated is saved too, or the best could not be kept.
     saves = done == total or stops or done % checkpoint_every == 0 or (evaluates and run.options.keep_best > 0)
-    if evaluates or saves:
-      # A state whose loss is no number is neither measured nor saved over a good one.
+    refreshes = run.method.refresh is not None and done % run.info.steps_per_epoch == 0
+    if evaluates or saves or refreshes:
+      # A state whose loss is no number is neither measured, nor saved over a good one, nor what a stage starts from.
       reporter.step(*pending)
       pending = None
-    state = _refresh(run, state, done, batches)
+    if refreshes:
+      state = _refresh(run, state, done, batches)
     if evaluates:
       try:
         scores = _evaluate(run, path, state, done, reporter)
@@ -118,7 +120,7 @@ def _train(run: Run, path, state, batches, checkpoints, reporter, stopping, befo
         raise
     if saves:
       checkpoints.save(done, state, score=scores.get(run.options.best) if evaluates else None)
-    if evaluates or saves:
+    if evaluates or saves or refreshes:
       reporter.pause()
     if stops:
       break
@@ -140,8 +142,6 @@ def _evaluate(run: Run, path: pathlib.Path, state: TrainState, step: int, report
 
 def _refresh(run: Run, state: TrainState, done: int, batches: Batches) -> TrainState:
   """The method's own work at the end of an epoch, which may plan other batches."""
-  if run.method.refresh is None or done % run.info.steps_per_epoch:
-    return state
   embed, key = run.embedder.at(state.params, state.state), step_keys(state.numbers['seed'], state.step).loss
   refreshed = run.method.refresh(state.params, state.state, embed, key=key, step=done)
   # Placed as before, or the step would be compiled again.

@@ -238,6 +238,7 @@ def _smaller_tiles(plan: Plan, room: float) -> tuple[str, ...]:
 
 def amount(value: float) -> str:
   """Three digits and a prefix: '12.3 G'."""
+  value = float(f'{value:.3g}')  # first, or 999.9 would be '1e+03'
   for size, prefix in ((1e15, 'P'), (1e12, 'T'), (1e9, 'G'), (1e6, 'M'), (1e3, 'k')):
     if value >= size:
       return f'{value / size:.3g} {prefix}'
@@ -246,6 +247,7 @@ def amount(value: float) -> str:
 
 def duration(seconds: float) -> str:
   """'1.2 s', '35 ms' or '210 us'."""
+  seconds = float(f'{seconds:.3g}')
   for size, unit in ((1.0, 's'), (1e-3, 'ms')):
     if seconds >= size:
       return f'{seconds / size:.3g} {unit}'
@@ -254,6 +256,8 @@ def duration(seconds: float) -> str:
 
 def logits(plan: Plan) -> str:
   """'dense, 512 x 512 logits'."""
+  if not plan.tile:
+    return 'no products'
   return f'{plan.fold}, {" x ".join(map(str, plan.tile))} logits' + (' at a time' if plan.fold == 'tiles' else '')
 
 

@@ -69,6 +69,8 @@ def check_entries(count: int, **entries: Array | None):
 
 def check_positive(name: str, value):
   """Refuses a hyper-parameter <= 0 where it is known before compilation; traced values (a vmapped sweep) pass."""
+  if isinstance(value, str):
+    raise Refusal(f"{name} must be a number, but it is the text '{value}'")
   if isinstance(value, int | float) and not value > 0:
     raise Refusal(f'{name} must be > 0, but it is {value}')
 

@@ -167,7 +167,7 @@ def proxy_nca(
             d_{ik} = \Big\lVert a \frac{x_i}{\lVert x_i \rVert} - b \frac{p_k}{\lVert p_k \rVert} \Big\rVert^2
 
   That is `normface` of scale 2ab. Without `include_positive` the sum leaves out the row's own class, as in the paper;
-  it is then unbounded below.
+  it may then be negative, down to log(k - 1) - 4ab.
 
   Args:
     x: as in `normface`.

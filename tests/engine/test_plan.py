@@ -192,9 +192,18 @@ def test_the_text_is_short_and_aligned_and_names_the_flags():
   assert '--config.train.microbatch=8' in lines[-1]
 
 
-@pytest.mark.parametrize(('value', 'text'), [(0, '0 '), (999, '999 '), (1234, '1.23 k'), (4.5e13, '45 T')])
+@pytest.mark.parametrize(
+  ('value', 'text'), [(0, '0 '), (999, '999 '), (999.7, '1 k'), (1234, '1.23 k'), (4.5e13, '45 T')]
+)
 def test_amounts_have_three_digits_and_a_prefix(value, text):
   assert plan.amount(value) == text
+
+
+@pytest.mark.parametrize(
+  ('seconds', 'text'), [(2.1e-4, '210 us'), (0.9999e-3, '1 ms'), (0.99999, '1 s'), (75.0, '75 s')]
+)
+def test_durations_have_three_digits_and_a_unit(seconds, text):
+  assert plan.duration(seconds) == text
 
 
 def test_predicted_stands_beside_measured_with_the_ratio():

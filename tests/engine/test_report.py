@@ -62,7 +62,12 @@ def made_up_run(workdir, n=60):
   scores = [
     {
       'step': step,
-      'scores': {'linear/accuracy': 0.5 + step / 200, 'knn/accuracy': 0.9, 'geometry/alignment': 1.0},
+      'scores': {
+        'linear/accuracy': 0.5 + step / 200,
+        'knn/accuracy': 0.9,
+        'geometry/alignment': 1.0,
+        'targets/r2': 0.4,
+      },
     }
     for step in (0, 40, 80)
   ]
@@ -108,6 +113,7 @@ def test_every_figure_is_embedded_for_light_and_dark_and_saved(built):
     'grad norm',
     'accuracy',
     'alignment',
+    'r2',
     'map',
     'neighbours',
     'spectrum',

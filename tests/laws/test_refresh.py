@@ -1,14 +1,17 @@
 """The law of stages: what a method does between epochs is part of the run, and of its checkpoints."""
 
 import contextlib
+import itertools
 import json
 
 import jax
+import jax.numpy as jnp
 import pytest
 import tiny
 
 from contrastive_jax.engine import loop, workdir
 from contrastive_jax.engine.checkpoint import Checkpoints
+from contrastive_jax.engine.reporter import NonFinite
 
 METHODS = tiny.ROOT / 'contrastive_jax' / 'methods'
 NAMES = [name for name in tiny.NAMES if 'refresh' in (METHODS / f'{tiny.config(name).method.name}.py').read_text()]
@@ -73,3 +76,23 @@ def test_a_refresh_changes_the_state_but_not_its_shapes_and_is_the_same_again(na
   shapes, wanted = (jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (new, state.state))
   assert shapes == wanted
   assert tiny.same_bits(refreshed(first), new)
+
+
+def test_no_stage_starts_from_a_state_whose_loss_is_no_number(tmp_path):
+  overrides = options('ssl/sbcl') | dict(train__checkpoint_every='1000')  # nothing else asks for the loss
+  of = tiny.run('ssl/sbcl', **overrides)
+  refreshed, steps = [], itertools.count(1)
+
+  def step(state, batch):
+    state, metrics = of.step(state, batch)
+    last = next(steps) == 2 * of.info.steps_per_epoch
+    return state, metrics | ({'loss': jnp.log(-metrics['loss'])} if last else {})
+
+  def refresh(*arguments, step, **more):
+    refreshed.append(step)
+    return of.method.refresh(*arguments, step=step, **more)
+
+  path = workdir.enter(str(tmp_path / 'run'), tiny.config('ssl/sbcl', **overrides), of.sources)
+  with pytest.raises(NonFinite), tiny.quickly():
+    loop.fit(of._replace(step=step, method=of.method._replace(refresh=refresh)), path)
+  assert refreshed == [of.info.steps_per_epoch]

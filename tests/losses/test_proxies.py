@@ -80,6 +80,13 @@ def test_proxy_nca_of_unit_scales_is_a_softmax_of_twice_the_cosines():
   np.testing.assert_allclose(call('proxy_nca', x_scale=1.0, proxy_scale=8.0), call('normface', scale=16.0), rtol=1e-5)
 
 
+def test_proxy_nca_of_others_comes_down_to_its_bound():
+  """Each row on its proxy, which is opposite to all others."""
+  x = proxies = jnp.asarray([[1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0], [-1.0, 0.0]])
+  found = losses.proxy_nca(x, jnp.arange(4), proxies, x_scale=1.5, proxy_scale=2.0, include_positive=False)
+  np.testing.assert_allclose(found[0], np.log(3) - 4 * 1.5 * 2.0, rtol=1e-5)
+
+
 @pytest.mark.parametrize('name', ['arcface', 'cosface'])
 def test_a_wider_margin_costs_more(name):
   values = [call(name, margin=margin, scale=8.0) for margin in (0.0, 0.2, 0.5)]
@@ -190,6 +197,7 @@ def test_a_million_classes_never_meet_a_batch_in_one_array(name):
   ('call', 'message'),
   [
     (lambda x, y, p: losses.normface(x, y, p, scale=0.0), 'scale must be > 0, but it is 0.0'),
+    (lambda x, y, p: losses.normface(x, y, p, scale='10'), "scale must be a number, but it is the text '10'"),
     (lambda x, y, p: losses.cosface(x, y, p, margin=jnp.ones(9)), r'margin must be a scalar, but it is \[9\]'),
     (lambda x, y, p: losses.proxy_nca(x, y, p, proxy_scale=-1), 'proxy_scale must be > 0, but it is -1'),
     (lambda x, y, p: losses.proxy_anchor(x, y, p, alpha=0), 'alpha must be > 0, but it is 0'),
