@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 import ml_collections
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float, UInt8
 
 from contrastive_jax.data import identity
 from contrastive_jax.data.cache import checksum
@@ -81,11 +81,19 @@ class Model:
   def __init__(self, run: setup.Run, workdir: str | pathlib.Path, checkpoint: int | str = 'newest'):
     self._run, self.sources = run, run.sources
     self.params, self._state, self.step = restore(run, workdir, checkpoint)
+    self._embed = jax.jit(self._applied)
 
-    def both(params, state, images):
-      return run.method.embed(params, state, {'view_0': jax.vmap(run.views.plain)(images)})
+  def _applied(self, params, state, images):
+    return self._run.method.embed(params, state, {'view_0': jax.vmap(self._run.views.plain)(images)})
 
-    self._embed = jax.jit(both)
+  def apply(self, params, images: UInt8[Array, 'n h w c'] | Float[Array, 'n ...']) -> dict[str, Float[Array, 'n d']]:
+    """What `embed_both` gives, as a pure function of the parameters: for a caller's own `jit`, `grad` and `vmap`.
+
+    Args:
+      params: as `self.params`, or what training on made of them. Batch statistics stay those of the checkpoint.
+      images: uint8 [n, h, w, c], or what else the run was trained on.
+    """
+    return self._applied(params, self._state, images)
 
   def embed_both(self, images: np.ndarray, *, batch_size: int = 256) -> dict[str, Float[np.ndarray, 'n d']]:
     """`features` (before the head) and `projection` (unit norm) of uint8 images [n, h, w] or [n, h, w, c].

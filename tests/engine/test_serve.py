@@ -8,11 +8,12 @@ import shutil
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import contrastive_jax
-from contrastive_jax import embed, evaluate, train
+from contrastive_jax import embed, evaluate, losses, train
 from contrastive_jax.engine import loop, resolve, serve, setup, workdir
 from contrastive_jax.engine.checkpoint import Checkpoints
 from contrastive_jax.engine.warmstart import warm_start
@@ -133,6 +134,22 @@ def test_images_are_embedded_as_the_split_that_they_are_from(trained):
 def test_images_of_another_shape_or_type_and_none_at_all_are_refused(trained, images):
   with pytest.raises(Refusal, match='images'):
     trained.load().embed(images)
+
+
+def test_a_loaded_model_can_be_trained_on_in_a_callers_own_compiled_code(trained):
+  model = trained.load()
+  images, labels = jnp.asarray(IMAGES[:8, ..., None]), jnp.asarray(LABELS[:8])
+  np.testing.assert_allclose(
+    jax.jit(model.apply)(model.params, images)['features'], model.embed(IMAGES[:8]), rtol=1e-5, atol=1e-6
+  )
+
+  @jax.jit
+  def loss(params):
+    return losses.sup_con(losses.unit(model.apply(params, images)['features'])[None], labels).mean()
+
+  slope = jax.grad(loss)(model.params)
+  after = loss(jax.tree.map(lambda p, g: p - 1e-3 * g, model.params, slope))
+  assert after < loss(model.params)
 
 
 def test_an_unknown_split_is_refused_with_those_that_are(trained):
