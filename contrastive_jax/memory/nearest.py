@@ -140,11 +140,12 @@ def follow(x, groups: Int[Array, ' n'] | None, known: Known, before: Centroids, 
 
   Source: Hamerly, Making k-means even faster, 2010, where M is empty.
   """
-  rounding = 4 * (x.shape[1] + 8) * float(jnp.finfo(jnp.float32).eps)  # of a sum of so many products, generously
-  margin = rounding * (_squares(x, now.spherical) + jnp.square(now.z).sum(1).max())
+  terms, float32 = 4 * (x.shape[1] + 8), jnp.finfo(jnp.float32)  # of a sum of products, generously
+  rounding, vanished = terms * float(float32.eps), terms * float(float32.tiny)
+  margin = rounding * (_squares(x, now.spherical) + jnp.square(now.z).sum(1).max()) + vanished
   own = jnp.sqrt(_apart(x, now.z[known.labels], now.spherical) + margin)
   own = jnp.where(known.labels < 0, 0, own)
-  moves = jnp.sqrt(_apart(now.z, before.z, now.spherical)) * (1 + rounding)
+  moves = jnp.sqrt(_apart(now.z, before.z, now.spherical) + vanished) * (1 + rounding)
   order = jnp.argsort(-moves)
   width = -(-len(order) // _BLOCKS)
   longest = jnp.append(moves[order[::width]], 0)  # of the rest, by the number of blocks in M
@@ -158,7 +159,8 @@ def follow(x, groups: Int[Array, ' n'] | None, known: Known, before: Centroids, 
     return jnp.minimum(others, _distances(x, product, now.spherical))
 
   others = jax.lax.fori_loop(0, blocks, block, others)
-  return _compared_anew(x, groups, Known(known.labels, others), others <= own, now)
+  # Not `others <= own`: what is no number is compared.
+  return _compared_anew(x, groups, Known(known.labels, others), ~(others > own), now)
 
 
 def _squares(x, spherical: bool):

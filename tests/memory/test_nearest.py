@@ -8,7 +8,7 @@ import pytest
 
 from contrastive_jax.memory import clusters, nearest
 
-N, D, K = 900, 6, 140
+N, D, K = 8009, 6, 140  # what is compared anew is more than one tile, and does not fill the last
 
 
 def normal(rng):
@@ -21,12 +21,17 @@ def lattice(rng):
 
 
 def repeated(rng):
-  return np.repeat(rng.normal(size=(N // 3, D)), 3, 0)
+  return np.repeat(rng.normal(size=(N // 3 + 1, D)), 3, 0)[:N]
 
 
 def far_away(rng):
   """Products are much larger than distances."""
   return 100 + 10 * rng.normal(size=(5, D))[rng.integers(5, size=N)] + rng.normal(size=(N, D))
+
+
+def vanishing(rng):
+  """Squares of distances are no longer numbers of full precision."""
+  return rng.normal(size=(N, D)) * 1e-18
 
 
 def with_zeros(rng):
@@ -41,7 +46,7 @@ def with_zeros(rng):
 def test_bounds_change_no_bit_of_labels_centroids_and_inertia(spherical, grouped):
   counts = (K - 30, 0, 30) if grouped else (K,)
   options = dict(counts=counts, iterations=20, tolerance=0.0, spherical=spherical)
-  for seed, make in enumerate([normal, lattice, repeated, far_away, with_zeros]):
+  for seed, make in enumerate([normal, lattice, repeated, far_away, vanishing, with_zeros]):
     rng = np.random.default_rng(seed)
     x = jnp.asarray(make(rng), jnp.float32)
     groups = jnp.asarray(rng.integers(-1, 3, size=N), jnp.int32) if grouped else None
@@ -113,6 +118,25 @@ def test_the_margin_covers_what_products_round():
   off = np.abs(np.square(nearest.compare(x, None, at).others) - np.square(np.sort(distances(x, at), 1)[:, 1]))
   margin = 4 * (D + 8) * np.finfo(np.float32).eps * (np.square(x).sum(1) + np.square(z).sum(1).max())
   assert 0.001 < (off / margin).max() < 0.5
+
+
+def test_a_zero_centroid_is_at_right_angles_to_all_rows_by_cosines():
+  """The other comes from more than a right angle to less: further than the origin by distance, nearer by cosine."""
+  x = jnp.asarray([[1.0, 0.0]])
+  before, now = (
+    nearest.Centroids(jnp.asarray([[0.0, 0.0], [cosine, (1 - cosine**2) ** 0.5]]), np.zeros(2, np.int32), True)
+    for cosine in (-0.1, 0.1)
+  )
+  known = nearest.compare(x, None, before)
+  assert known.labels == 0
+  assert nearest.follow(x, None, known, before, now).labels == 1
+
+
+def test_with_a_centroid_that_is_no_number_a_row_has_the_label_that_a_comparison_gives():
+  x, before, now = moved(False)
+  broken = now._replace(z=now.z.at[3, 1].set(jnp.nan))
+  known = nearest.follow(x, None, nearest.compare(x, None, before), before, broken)
+  np.testing.assert_array_equal(known.labels, nearest.compare(x, None, broken).labels)
 
 
 def test_equal_distances_give_the_first_centroid():
