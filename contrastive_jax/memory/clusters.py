@@ -61,7 +61,8 @@ def kmeans(
 
   Raises:
     Refusal: rows that are not `[n, d]` or fewer than clusters, counts below 1 or not of the groups, neither a key nor
-      first centroids or restarts of given ones, centroids of another shape, a number out of range.
+      first centroids or restarts of given ones, centroids of another shape, a number out of range, rows or centroids
+      that are not finite (under `jit` these pass).
 
   Source: Lloyd, 1982; k-means++ of Arthur and Vassilvitskii, 2007, each centroid the best of 2 + log k draws, and empty
   clusters as in scikit-learn.
@@ -85,7 +86,7 @@ def kmeans(
 def assign(x: Float[Array, 'n d'], centroids: Float[Array, 'k d'], *, spherical: bool = False) -> Int[Array, ' n']:
   """The nearest centroid of every row, of equals the first; with `spherical` that of the largest cosine."""
   x, centroids = x.astype(jnp.float32), centroids.astype(jnp.float32)
-  centroids = _unit(centroids) if spherical else centroids
+  x, centroids = (x, _unit(centroids)) if spherical else (x - centroids.mean(0), centroids - centroids.mean(0))
   return nearest.compare(x, None, nearest.Centroids(centroids, np.zeros(len(centroids)), spherical)).labels
 
 
@@ -101,6 +102,10 @@ def _check(x, num_clusters, groups, key, init) -> tuple[int, ...]:
     raise Refusal(f'num_clusters must be at least 1 and at most the {len(x)} rows, but it is {num_clusters}')
   if groups is not None and groups.shape != x.shape[:1]:
     raise Refusal(f'groups must have one entry a row, [{len(x)}], but they are {groups.shape}')
+  for name, rows in dict(x=x, init=init).items():
+    # One would make a number of no product, and the labels of all rows with it.
+    if rows is not None and not isinstance(rows, jax.core.Tracer) and not jnp.isfinite(rows).all():
+      raise Refusal(f'{name} must be finite, but {int((~jnp.isfinite(rows)).any(1).sum())} of its rows are not')
   if key is None and init is None:
     raise Refusal('k-means needs a key to draw the first centroids, or init')
   if init is not None and init.shape != (sum(counts), x.shape[1]):
@@ -128,41 +133,52 @@ def _unit(x):
   return jnp.where(square > 1e-24, x * jax.lax.rsqrt(jnp.maximum(square, 1e-24)), 0)
 
 
-def _about_their_mean(x, spherical: bool):
-  """Rows of unit norm, or about their mean, where products round the least; and that mean."""
-  x = x.astype(jnp.float32)
-  mean = jnp.zeros(x.shape[1]) if spherical else x.mean(0)
-  return (_unit(x), mean) if spherical else (x - mean, mean)
+def _centred(x, groups, owner, spherical: bool):
+  """Rows of unit norm, or about the mean of their group, where products round the least; and that of each cluster."""
+  if spherical:
+    return x, jnp.zeros((len(owner), x.shape[1]))
+  if groups is None:
+    return x - x.mean(0), jnp.broadcast_to(x.mean(0), (len(owner), x.shape[1]))
+  last = owner[-1] + 1
+  at = jnp.where((groups < 0) | (groups > last), last, groups)  # those of no cluster together
+  sums, counts = jax.ops.segment_sum(x, at, last + 1), jax.ops.segment_sum(jnp.ones(len(x)), at, last + 1)
+  means = sums / jnp.maximum(counts, 1)[:, None]
+  return x - means[at], means[owner]
+
+
+def _prepared(x, groups, owner, tolerance: float, spherical: bool):
+  """Rows as they are clustered, what to add to each centroid afterwards, and the squared move at which it ends."""
+  x = _unit(x.astype(jnp.float32)) if spherical else x.astype(jnp.float32)
+  return *_centred(x, groups, owner, spherical), tolerance * jnp.square(x - x.mean(0)).mean()
 
 
 @functools.partial(jax.jit, static_argnames=('counts', 'iterations', 'tolerance', 'spherical', 'bounded'))
 def _from_centroids(x, groups, init, *, counts, iterations, tolerance, spherical, bounded) -> Clusters:
-  x, mean = _about_their_mean(x, spherical)
-  start = _unit(init.astype(jnp.float32)) if spherical else init - mean
-  found = _lloyd(x, groups, start, _owners(counts), iterations, tolerance, spherical, bounded)
-  return found._replace(centroids=found.centroids + mean)
+  owner = _owners(counts)
+  x, means, limit = _prepared(x, groups, owner, tolerance, spherical)
+  start = _unit(init.astype(jnp.float32)) if spherical else init - means
+  found = _lloyd(x, groups, start, owner, iterations, limit, spherical, bounded)
+  return found._replace(centroids=found.centroids + means)
 
 
 @functools.partial(jax.jit, static_argnames=('counts', 'iterations', 'tolerance', 'restarts', 'spherical', 'bounded'))
 def _from_draws(x, groups, key, *, counts, iterations, tolerance, restarts, spherical, bounded) -> Clusters:
-  x, mean = _about_their_mean(x, spherical)
   owner = _owners(counts)
+  x, means, limit = _prepared(x, groups, owner, tolerance, spherical)
 
   def run(start):
     first = _drawn(jax.random.fold_in(key, start), x, groups, owner)
-    return _lloyd(x, groups, first, owner, iterations, tolerance, spherical, bounded)
+    return _lloyd(x, groups, first, owner, iterations, limit, spherical, bounded)
 
   found = jax.lax.map(run, jnp.arange(restarts))
   best = jax.tree.map(lambda each: each[found.inertia.argmin()], found)
-  return best._replace(centroids=best.centroids + mean)
+  return best._replace(centroids=best.centroids + means)
 
 
 # --- Lloyd ---
 
 
-def _lloyd(x, groups, centroids, owner, iterations: int, tolerance: float, spherical: bool, bounded: bool) -> Clusters:
-  limit = tolerance * jnp.square(x - x.mean(0)).mean()
-
+def _lloyd(x, groups, centroids, owner, iterations: int, limit, spherical: bool, bounded: bool) -> Clusters:
   def at(z):
     return nearest.Centroids(z, owner, spherical)
 

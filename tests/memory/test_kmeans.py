@@ -59,6 +59,31 @@ def test_empty_clusters_get_the_rows_that_scikit_learn_gives_them(iterations):
   assert len(np.unique(found.labels)) == 10
 
 
+@pytest.mark.parametrize('away', [1000, 30_000])
+def test_groups_far_apart_are_clustered_as_if_each_were_alone(away):
+  """Products of rows that are not about the mean of their group would round distances away."""
+  x, groups = blobs(spread=2.0), np.arange(600) % 2
+  x = np.round(x, 2) + np.where(groups[:, None], away, -away).astype(np.float32)
+  init = np.concatenate([x[groups == g][:10] for g in (0, 1)])
+  options = dict(init=jnp.asarray(init), tolerance=0)
+  found = clusters.kmeans(jnp.asarray(x), num_clusters=(10, 10), groups=jnp.asarray(groups), **options)
+  own = np.where(groups[:, None] == np.repeat([0, 1], 10), 0, np.inf)
+  nearest = (np.square(np.float64(x)[:, None] - np.float64(found.centroids)).sum(2) + own).argmin(1)
+  assert (found.labels != nearest).mean() < 0.01  # centroids are rounded to float32 too
+  for g in (0, 1):
+    of = slice(10 * g, 10 * g + 10)
+    alone = clusters.kmeans(jnp.asarray(x[groups == g]), num_clusters=10, init=jnp.asarray(init[of]), tolerance=0)
+    np.testing.assert_array_equal(found.labels[groups == g], alone.labels + 10 * g)
+
+
+def test_rows_far_from_the_origin_are_assigned_to_the_nearest_centroid():
+  x = blobs(spread=2.0) + np.float32(3000)
+  found = clusters.kmeans(jnp.asarray(x), num_clusters=20, init=jnp.asarray(x[:20]))
+  nearest = np.square(np.float64(x)[:, None] - np.float64(found.centroids)).sum(2).argmin(1)
+  assert (clusters.assign(jnp.asarray(x), found.centroids) != nearest).mean() < 0.01
+  assert (found.labels != nearest).mean() < 0.01
+
+
 def test_labels_and_inertia_are_those_of_the_centroids_returned():
   x = blobs()
   found = clusters.kmeans(jnp.asarray(x), num_clusters=9, key=jax.random.key(0), iterations=2)
@@ -198,6 +223,7 @@ def test_no_matrix_of_rows_and_centroids_is_made(bounded):
     (dict(num_clusters=3, init=jnp.zeros((2, 5))), 'init must be'),
     (dict(num_clusters=3, init=jnp.zeros((3, 5)), restarts=2), 'all be alike'),
     (dict(num_clusters=3, iterations=-1), 'at least 0'),
+    (dict(num_clusters=3, init=jnp.full((3, 5), jnp.nan), key=None), 'init must be finite, but 3 of its rows are not'),
   ],
 )
 def test_what_cannot_be_clustered_is_refused_in_one_line(options, message):
