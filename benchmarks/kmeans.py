@@ -91,8 +91,8 @@ def main():
     f'# k-means: {ROWS} x {DIM}, k = {flags.clusters}',
     '',
     *machine.describe(load_before=before),
-    f'- scikit-learn {machine.version("scikit-learn")}, Lloyd, float32, all cores; the same first centroids and as '
-    f'many iterations; medians of {flags.rounds} rounds by turns',
+    f'- scikit-learn {machine.version("scikit-learn")}, Lloyd, float32, all cores; the same first centroids and at '
+    f'most as many iterations, each until no label changes; without our compiling; medians of {flags.rounds} rounds',
     '',
     '| data | iterations | by | seconds, median | least | greatest | times ours | inertia |',
     '|---|--:|---|--:|--:|--:|--:|--:|',

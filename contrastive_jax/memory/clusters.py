@@ -45,7 +45,8 @@ def kmeans(
   In turn, every row goes to its nearest centroid (of equals the first) and every centroid to the mean of its rows. A
   cluster without rows gets the row that is furthest from its centroid, the next the next. It ends when no row changes
   its cluster, or the centroids move by no more than the tolerance. Labels and inertia are of the centroids returned.
-  Of many clusters, where all rows are on one device, bounds of distances save comparisons and change no label.
+  Of many clusters, where all rows are on one device and outside `jit`, bounds of distances save comparisons and
+  change no label.
 
   Args:
     x: rows, `[n, d]`; may be split over a mesh of automatic axes.
@@ -55,9 +56,11 @@ def kmeans(
     key: of k-means++; needed without `init`.
     init: the first centroids, `[k, d]`.
     iterations: at most so many moves of the centroids.
-    tolerance: the greatest squared move of all centroids at which it ends, over the mean variance of the features.
+    tolerance: the greatest squared move of all centroids at which it ends, over the mean variance of the features
+      (with `groups` that within groups).
     restarts: from so many draws of k-means++; the clusters of least inertia are returned.
-    spherical: by cosines: rows are scaled to unit norm first, and centroids after each move.
+    spherical: by cosines: rows are scaled to unit norm first, and centroids after each move. Norms below 1e-12 or
+      above 1e18 count as zero.
 
   Raises:
     Refusal: rows that are not `[n, d]` or fewer than clusters, counts below 1 or not of the groups, neither a key nor
@@ -136,12 +139,12 @@ def _unit(x):
 def _centred(x, groups, owner, spherical: bool):
   """Rows of unit norm, or about the mean of their group, where products round the least; and that of each cluster."""
   if spherical:
-    return x, jnp.zeros((len(owner), x.shape[1]))
+    return x, jnp.zeros((len(owner), x.shape[1]), x.dtype)
   if groups is None:
     return x - x.mean(0), jnp.broadcast_to(x.mean(0), (len(owner), x.shape[1]))
   last = owner[-1] + 1
   at = jnp.where((groups < 0) | (groups > last), last, groups)  # those of no cluster together
-  sums, counts = jax.ops.segment_sum(x, at, last + 1), jax.ops.segment_sum(jnp.ones(len(x)), at, last + 1)
+  sums, counts = jax.ops.segment_sum(x, at, last + 1), jax.ops.segment_sum(jnp.ones_like(x[:, 0]), at, last + 1)
   means = sums / jnp.maximum(counts, 1)[:, None]
   return x - means[at], means[owner]
 
@@ -149,14 +152,16 @@ def _centred(x, groups, owner, spherical: bool):
 def _prepared(x, groups, owner, tolerance: float, spherical: bool):
   """Rows as they are clustered, what to add to each centroid afterwards, and the squared move at which it ends."""
   x = _unit(x.astype(jnp.float32)) if spherical else x.astype(jnp.float32)
-  return *_centred(x, groups, owner, spherical), tolerance * jnp.square(x - x.mean(0)).mean()
+  x, means = _centred(x, groups, owner, spherical)
+  return x, means, tolerance * jnp.square(x - x.mean(0)).mean()
 
 
 @functools.partial(jax.jit, static_argnames=('counts', 'iterations', 'tolerance', 'spherical', 'bounded'))
 def _from_centroids(x, groups, init, *, counts, iterations, tolerance, spherical, bounded) -> Clusters:
   owner = _owners(counts)
   x, means, limit = _prepared(x, groups, owner, tolerance, spherical)
-  start = _unit(init.astype(jnp.float32)) if spherical else init - means
+  start = init.astype(jnp.float32)
+  start = _unit(start) if spherical else start - means
   found = _lloyd(x, groups, start, owner, iterations, limit, spherical, bounded)
   return found._replace(centroids=found.centroids + means)
 
@@ -212,7 +217,7 @@ def _means(x, groups, centroids, labels, owner):
   """The mean of each cluster's rows."""
   k = len(centroids)
   at = jnp.where(labels < 0, k, labels)  # out of range: dropped
-  sums, counts = jax.ops.segment_sum(x, at, k), jax.ops.segment_sum(jnp.ones(len(x)), at, k)
+  sums, counts = jax.ops.segment_sum(x, at, k), jax.ops.segment_sum(jnp.ones_like(x[:, 0]), at, k)
 
   def filled():
     return _with_rows(x, groups, centroids, labels, owner, sums, counts)
@@ -259,4 +264,4 @@ def _drawn(key, x, groups, owner):
     best = jnp.where(member[:, None], distances, 0).sum(0).argmin()
     return centroids.at[j].set(drawn[best]), jnp.where(member, distances[:, best], nearest)
 
-  return jax.lax.fori_loop(0, len(owner), draw, (jnp.zeros((len(owner), x.shape[1])), jnp.zeros(len(x))))[0]
+  return jax.lax.fori_loop(0, len(owner), draw, (jnp.zeros_like(x[: len(owner)]), jnp.zeros_like(x[:, 0])))[0]

@@ -25,7 +25,7 @@ class Centroids(NamedTuple):
 
   def offset(self) -> Float[Array, ' k']:
     """What is added to an inner product, so that the largest is of the nearest: the row's own square is left out."""
-    return jnp.zeros(len(self.z)) if self.spherical else -jnp.square(self.z).sum(1) / 2
+    return jnp.zeros_like(self.z[:, 0]) if self.spherical else -jnp.square(self.z).sum(1) / 2
 
 
 # --- the two largest of a row of a tile: as `similarity.top(2)`, but no sort, and one position alone ---
@@ -94,7 +94,7 @@ class Known(NamedTuple):
 
 def nothing(n: int) -> Known:
   """Before any comparison."""
-  return Known(jnp.full(n, -1, jnp.int32), jnp.full(n, -jnp.inf))
+  return Known(jnp.full(n, -1, jnp.int32), _least(n, jnp.float32))
 
 
 def compare(x: Float[Array, 'n d'], groups: Int[Array, ' n'] | None, centroids: Centroids) -> Known:
@@ -164,7 +164,7 @@ def follow(x, groups: Int[Array, ' n'] | None, known: Known, before: Centroids, 
 
 
 def _squares(x, spherical: bool):
-  return jnp.ones(len(x)) if spherical else jnp.square(x).sum(1)
+  return jnp.ones_like(x[:, 0]) if spherical else jnp.square(x).sum(1)
 
 
 def _apart(a, b, spherical: bool):

@@ -65,15 +65,25 @@ def test_groups_far_apart_are_clustered_as_if_each_were_alone(away):
   x, groups = blobs(spread=2.0), np.arange(600) % 2
   x = np.round(x, 2) + np.where(groups[:, None], away, -away).astype(np.float32)
   init = np.concatenate([x[groups == g][:10] for g in (0, 1)])
-  options = dict(init=jnp.asarray(init), tolerance=0)
+  options = dict(init=jnp.asarray(init))
   found = clusters.kmeans(jnp.asarray(x), num_clusters=(10, 10), groups=jnp.asarray(groups), **options)
   own = np.where(groups[:, None] == np.repeat([0, 1], 10), 0, np.inf)
   nearest = (np.square(np.float64(x)[:, None] - np.float64(found.centroids)).sum(2) + own).argmin(1)
   assert (found.labels != nearest).mean() < 0.01  # centroids are rounded to float32 too
   for g in (0, 1):
     of = slice(10 * g, 10 * g + 10)
-    alone = clusters.kmeans(jnp.asarray(x[groups == g]), num_clusters=10, init=jnp.asarray(init[of]), tolerance=0)
-    np.testing.assert_array_equal(found.labels[groups == g], alone.labels + 10 * g)
+    alone = clusters.kmeans(jnp.asarray(x[groups == g]), num_clusters=10, init=jnp.asarray(init[of]))
+    assert (found.labels[groups == g] != alone.labels + 10 * g).mean() < 0.02  # which ends at a move of its own
+
+
+@pytest.mark.parametrize('spherical', [False, True])
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_where_float64_is_the_default_clusters_are_float32(spherical, dtype):
+  x = jnp.asarray(blobs(n=200), dtype)
+  with jax.enable_x64(True):
+    found = clusters.kmeans(x, num_clusters=5, init=x[:5], spherical=spherical, groups=None)
+    drawn = clusters.kmeans(x, num_clusters=(3, 2), groups=jnp.arange(200) % 2, key=jax.random.key(0))
+  assert found.centroids.dtype == found.inertia.dtype == drawn.centroids.dtype == jnp.float32
 
 
 def test_rows_far_from_the_origin_are_assigned_to_the_nearest_centroid():
